@@ -1,0 +1,34 @@
+"""A LoRA adapter for Mistral-7B on PubMedQA with NeMo: from a Hugging Face snapshot to an accuracy.
+
+snapshot ─ download_model ─► convert_model ──────────┐
+PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► train_lora ─► predict ─► evaluate ─► compare_runs
+"""
+
+import json
+import shlex
+
+from snakemake.utils import min_version, validate
+
+min_version("9.12")
+
+
+configfile: "config/config.yaml"
+
+
+validate(config, "workflow/schemas/config.schema.yaml")
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/accuracy.tsv",

@@ -1,0 +1,45 @@
+"""What the rules share: the wildcards' forms, and how a rule reads the configuration."""
+
+LABELS = ["final_decision", "reasoning_required_pred", "reasoning_free_pred"]
+
+
+wildcard_constraints:
+    model=r"[\w.-]+",
+    dataset=r"[\w.-]+",
+    run=r"[\w.-]+",
+    label="|".join(LABELS),
+    fold=r"\d",
+    seed=r"\d+",
+    split=r"test|fold\d/(train|val)",
+
+
+def having(section, key):
+    """A regular expression of the names in config[section] whose entry has the key."""
+    names = [name for name, entry in config[section].items() if key in entry]
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def flags(kind, *keys):
+    """Command-line flags for those of the keys that the wildcard's model or dataset has in the configuration."""
+
+    def of_entry(wildcards):
+        entry = config[f"{kind}s"][wildcards[kind]]
+        return " ".join(f"--{key} {shlex.quote(str(entry[key]))}" for key in keys if key in entry)
+
+    return of_entry
+
+
+def of_run(pattern):
+    """A path whose {model}, {dataset} and {label} are the run's."""
+    return lambda wildcards: pattern.format(**config["runs"][wildcards.run], **wildcards)
+
+
+def settings(group):
+    """A run's settings as one JSON string: whatever changes in them, and nothing else, re-runs the rule."""
+    shared = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")
+
+    def of_run(wildcards):
+        run = config["runs"][wildcards.run]
+        return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
+
+    return of_run

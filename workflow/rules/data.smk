@@ -1,0 +1,74 @@
+"""The data: PubMedQA's labelled items, or simulated ones, in the official split, as NeMo's JSON Lines.
+
+In:   datasets: in config/config.yaml
+Out:  resources/data/{dataset}/{ori_pqal,test_ground_truth}.json
+      results/data/{dataset}/items/{test,fold0/train,fold0/val,…}.json
+      results/data/{dataset}/{label}/{test,fold0/train,fold0/val,…}.jsonl
+"""
+
+
+rule download_pubmedqa:
+    input:
+        script="workflow/scripts/download_pubmedqa.py",
+    output:
+        "<resources>/data/{dataset}/ori_pqal.json",
+        "<resources>/data/{dataset}/test_ground_truth.json",
+    log:
+        "<logs>/download_pubmedqa/{dataset}.log",
+    wildcard_constraints:
+        dataset=having("datasets", "revision") + "|" + having("datasets", "directory"),
+    localrule: True
+    params:
+        source=flags("dataset", "revision", "directory"),
+        dir=subpath(output[0], parent=True),
+    shell:
+        "python {input.script} {params.source} --output-dir {params.dir:q} &> {log:q}"
+
+
+rule simulate_trials:
+    input:
+        script="workflow/scripts/simulate_trials.py",
+    output:
+        "<resources>/data/{dataset}/ori_pqal.json",
+        "<resources>/data/{dataset}/test_ground_truth.json",
+    log:
+        "<logs>/simulate_trials/{dataset}.log",
+    wildcard_constraints:
+        dataset=having("datasets", "simulate"),
+    params:
+        seed=lambda wildcards: config["datasets"][wildcards.dataset]["simulate"],
+        dir=subpath(output[0], parent=True),
+    shell:
+        "python {input.script} --seed {params.seed} --output-dir {params.dir:q} &> {log:q}"
+
+
+rule split_folds:
+    input:
+        script="workflow/scripts/split_folds.py",
+        ori_pqal="<resources>/data/{dataset}/ori_pqal.json",
+        ground_truth="<resources>/data/{dataset}/test_ground_truth.json",
+    output:
+        expand("<results>/data/{{dataset}}/items/fold{fold}/{split}.json", fold=range(10), split=["train", "val"]),
+        test="<results>/data/{dataset}/items/test.json",
+    log:
+        "<logs>/split_folds/{dataset}.log",
+    params:
+        dir=subpath(output.test, parent=True),
+    shell:
+        "python {input.script} --ori-pqal {input.ori_pqal:q} --ground-truth {input.ground_truth:q}"
+        " --output-dir {params.dir:q} &> {log:q}"
+
+
+rule write_jsonl:
+    input:
+        script="workflow/scripts/write_jsonl.py",
+        json="<results>/data/{dataset}/items/{split}.json",
+    output:
+        ensure("<results>/data/{dataset}/{label}/{split}.jsonl", non_empty=True),
+    log:
+        "<logs>/write_jsonl/{dataset}/{label}/{split}.log",
+    params:
+        sample=lambda w: flags("dataset", "sample", "seed")(w) if w.split == "test" else "",
+    shell:
+        "python {input.script} --json {input.json:q} --label {wildcards.label} {params.sample}"
+        " --output {output:q} &> {log:q}"

@@ -1,0 +1,46 @@
+"""Accuracy against PubMedQA's gold answers.
+
+In:   results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl
+Out:  results/runs/{run}/fold{fold}/seed{seed}/metrics.json
+      results/accuracy.tsv, the runs of targets: side by side
+"""
+
+
+rule evaluate:
+    input:
+        script="workflow/scripts/evaluate.py",
+        predictions="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl",
+        test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
+        test_items=of_run("<results>/data/{dataset}/items/test.json"),
+    output:
+        "<results>/runs/{run}/fold{fold}/seed{seed}/metrics.json",
+    log:
+        "<logs>/evaluate/{run}/fold{fold}-seed{seed}.log",
+    params:
+        label=lookup("runs/{run}/label", within=config),
+        model=lookup("runs/{run}/model", within=config),
+        dataset=lookup("runs/{run}/dataset", within=config),
+        base=lambda wildcards: "no" if "train" in config["runs"][wildcards.run] else "yes",
+    shell:
+        "python {input.script} --predictions {input.predictions:q} --test {input.test:q} --test-items {input.test_items:q}"
+        " --label {params.label} --name run={wildcards.run} fold={wildcards.fold} seed={wildcards.seed}"
+        " model={params.model} dataset={params.dataset} label={params.label} base={params.base}"
+        " --output {output:q} &> {log:q}"
+
+
+rule compare_runs:
+    input:
+        script="workflow/scripts/compare_runs.py",
+        metrics=[
+            f"<results>/runs/{run}/fold{fold}/seed{seed}/metrics.json"
+            for run in config["targets"]
+            for fold in config["runs"][run]["folds"]
+            for seed in config["runs"][run]["seeds"]
+        ],
+    output:
+        report("<results>/accuracy.tsv", caption="../report/accuracy.rst", category="Accuracy"),
+    log:
+        "<logs>/compare_runs.log",
+    localrule: True
+    shell:
+        "python {input.script} --metrics {input.metrics:q} --output {output:q} 2>&1 | tee {log:q}"

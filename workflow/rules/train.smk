@@ -1,0 +1,75 @@
+"""Training and prediction with NeMo, on one process a device: in the image where one is configured.
+
+In:   results/base/{model}/, results/data/{dataset}/{label}/, runs: in config/config.yaml
+Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, and beside it training/ with checkpoints and NeMo's logs
+      results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl
+"""
+
+
+rule train_lora:
+    """Takes hours for a 7B model, so an edited script alone does not repeat it (ancient); --forcerun does."""
+    input:
+        script=ancient("workflow/scripts/train_lora.py"),
+        base=of_run("<results>/base/{model}/model_config.yaml"),
+        train=of_run("<results>/data/{dataset}/{label}/fold{fold}/train.jsonl"),
+        val=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),
+    output:
+        "<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+    log:
+        "<logs>/train_lora/{run}/fold{fold}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/train_lora/{run}/fold{fold}-seed{seed}.tsv"
+    container:
+        config["image"]
+    threads: 16
+    params:
+        accelerator=config["accelerator"],
+        devices=lookup("runs/{run}/devices", within=config),
+        base=subpath(input.base, parent=True),
+        settings=settings("train"),
+        work_dir=subpath(output[0], parent=True),
+    shell:
+        "torchrun --standalone --nproc-per-node {params.devices} {input.script}"
+        " --accelerator {params.accelerator}"
+        " --base {params.base:q}"
+        " --train {input.train:q}"
+        " --val {input.val:q}"
+        " --settings {params.settings:q}"
+        " --seed {wildcards.seed}"
+        " --work-dir {params.work_dir:q}/training"
+        " --output {output:q} &> {log:q}"
+
+
+rule predict:
+    """The base alone where the run has no `train:`."""
+    input:
+        script="workflow/scripts/predict.py",
+        base=of_run("<results>/base/{model}/model_config.yaml"),
+        adapter=branch(
+            lambda wildcards: "train" in config["runs"][wildcards.run],
+            then="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+            otherwise=[],
+        ),
+        test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
+    output:
+        ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
+    log:
+        "<logs>/predict/{run}/fold{fold}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/predict/{run}/fold{fold}-seed{seed}.tsv"
+    container:
+        config["image"]
+    threads: 16
+    params:
+        accelerator=config["accelerator"],
+        devices=lookup("runs/{run}/devices", within=config),
+        base=subpath(input.base, parent=True),
+        settings=settings("predict"),
+    shell:
+        "torchrun --standalone --nproc-per-node {params.devices} {input.script}"
+        " --accelerator {params.accelerator}"
+        " --base {params.base:q}"
+        " --adapter {input.adapter:q}"
+        " --test {input.test:q}"
+        " --settings {params.settings:q}"
+        " --output {output:q} &> {log:q}"

@@ -1,0 +1,27 @@
+"""PubMedQA's vocabulary: the labels, the prompt, how an answer is read. Standard library only.
+
+An item is one entry of PubMedQA's JSON: QUESTION, CONTEXTS (a list of paragraphs), LABELS (their headings),
+final_decision (the gold answer), reasoning_required_pred and reasoning_free_pred (one annotator's answers).
+https://github.com/pubmedqa/pubmedqa
+"""
+
+LABELS = ("yes", "no", "maybe")
+
+
+def prompt(item):
+    """The tutorial's prompt for one item, to the character, its trailing space included."""
+    contexts = "".join(f"{context}\n" for _, context in zip(item["LABELS"], item["CONTEXTS"], strict=True))
+    return (
+        f"QUESTION:{item['QUESTION']}\nCONTEXT: {contexts}"
+        "TARGET: the answer to the question given the context is (yes|no|maybe): "
+    )
+
+
+def read_answer(text):
+    """The label that a generated text states, or None where it is malformed.
+
+    Stripped, case-folded, without one final full stop, the text must equal a label: "Yes." is yes, "not sure" and
+    "no, because …" are malformed.
+    """
+    answer = text.strip().casefold().removesuffix(".")
+    return answer if answer in LABELS else None
