@@ -9,6 +9,7 @@ What is written, with megatron-core's names:
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -179,27 +180,12 @@ def copy_tokenizer(snapshot, directory):
 
 
 def model_config(snapshot, tokenizer, dtype):
-    """NeMo's configuration of the model.
-
-    The `model` section of NeMo's megatron_llama_config.yaml with what NVIDIA's convert_mistral_7b_hf_to_nemo.py and
-    convert_llama_hf_to_nemo.py set in it (NeMo 2.2.1), less what only pretraining reads.
-    """
+    """NeMo's configuration of the model: convert_model.yaml and what depends on the model."""
     c = snapshot.config
-    # A window of n tokens is a token and the n - 1 before it; NVIDIA's converter of NeMo 2.2.1 writes n.
-    window = c.get("sliding_window")
-    multiple = next(n for n in (128, 64, 32, 16, 8, 4, 2, 1) if c["vocab_size"] % n == 0)
-    return {
-        "target": "nemo.collections.nlp.models.language_modeling.megatron_gpt_model.MegatronGPTModel",
-        "mcore_gpt": True,
-        "transformer_engine": True,
-        "dist_ckpt_format": "zarr",
+    config = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    config |= {
         "precision": PRECISION[dtype],
-        "micro_batch_size": 1,
-        "global_batch_size": 1,
-        "tensor_model_parallel_size": 1,
-        "pipeline_model_parallel_size": 1,
-        "virtual_pipeline_model_parallel_size": None,
-        "encoder_seq_length": window or c["max_position_embeddings"],
+        "encoder_seq_length": c.get("sliding_window") or c["max_position_embeddings"],
         "max_position_embeddings": c["max_position_embeddings"],
         "num_layers": snapshot.layers,
         "hidden_size": snapshot.hidden,
@@ -207,41 +193,17 @@ def model_config(snapshot, tokenizer, dtype):
         "num_attention_heads": snapshot.heads,
         "num_query_groups": snapshot.groups,
         "kv_channels": snapshot.head_dim,
-        **({"window_size": [window - 1, 0]} if window else {}),
         "init_method_std": c.get("initializer_range", 0.02),
-        "use_scaled_init_method": True,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "ffn_dropout": 0.0,
-        "apply_query_key_layer_scaling": True,
-        "normalization": "rmsnorm",
         "layernorm_epsilon": c["rms_norm_eps"],
-        "make_vocab_size_divisible_by": multiple,
-        "pre_process": True,
-        "post_process": True,
-        "persist_layer_norm": True,
-        "bias": False,
-        "activation": "fast-swiglu",
-        "transformer_block_type": "pre_ln",
-        "normalize_attention_scores": True,
-        "position_embedding_type": "rope",
-        "rotary_percentage": 1.0,
+        "make_vocab_size_divisible_by": math.gcd(c["vocab_size"], 128),
         "rotary_base": c.get("rope_theta", 10000.0),
         "share_embeddings_and_output_weights": snapshot.tied,
-        "megatron_amp_O2": False,
-        "masked_softmax_fusion": True,
-        "bias_activation_fusion": False,
-        "bias_dropout_add_fusion": False,
-        "apply_rope_fusion": False,
-        "get_attention_mask_from_fusion": True,
-        "gradient_as_bucket_view": True,
-        "perform_initialization": True,
-        "use_cpu_initialization": False,
-        "seed": 1234,
         "tokenizer": tokenizer,
-        "data": {},
-        "optim": {"name": "fused_adam"},
     }
+    if c.get("sliding_window"):
+        # A window of n tokens is a token and the n - 1 before it; NVIDIA's converter of NeMo 2.2.1 writes n.
+        config["window_size"] = [c["sliding_window"] - 1, 0]
+    return config
 
 
 def main():

@@ -1,0 +1,69 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "workflow/scripts"
+
+
+@pytest.fixture(scope="session")
+def pubmedqa_dir():
+    """PubMedQA's real files. In CI they must be there."""
+    if "PUBMEDQA_DIR" not in os.environ:
+        pytest.skip("PUBMEDQA_DIR is not set: the directory with PubMedQA's ori_pqal.json and test_ground_truth.json")
+    directory = Path(os.environ["PUBMEDQA_DIR"])
+    assert (directory / "ori_pqal.json").is_file(), f"PUBMEDQA_DIR={directory} holds no ori_pqal.json"
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory):
+    """A tiny random Mistral as a Hugging Face snapshot."""
+    directory = tmp_path_factory.mktemp("tiny") / "snapshot"
+    subprocess.run([sys.executable, ROOT / "tests/tiny.py", directory], check=True, env=environment())
+    return directory
+
+
+def environment(**variables):
+    """This process's environment for a child that imports the scripts."""
+    return {**os.environ, "PYTHONPATH": f"{SCRIPTS}:{ROOT / 'tests'}", **variables}
+
+
+def run_script(name, *arguments, check=True, **variables):
+    """Runs a script of the workflow; returns the finished process with its output as text."""
+    command = [sys.executable, SCRIPTS / name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(**variables))
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def torchrun(script, *arguments, processes=1):
+    """Runs a script under torchrun, as the rules do."""
+    command = ["torchrun", "--standalone", "--nproc-per-node", str(processes), script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the workflow to run in, so that a test leaves nothing in the project."""
+    for name in ("Snakefile", "workflow", "config", "profiles"):
+        source, target = ROOT / name, tmp_path / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, target)
+    return tmp_path
+
+
+def snakemake(directory, *arguments):
+    """Runs Snakemake there; returns the finished process with its output, both streams together, as text."""
+    command = ["snakemake", "--cores", "all", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+    )

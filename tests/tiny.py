@@ -1,0 +1,66 @@
+"""A tiny Mistral with random weights and a sentencepiece tokenizer, as a Hugging Face snapshot.
+
+python tests/tiny.py DIRECTORY
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import sentencepiece
+import torch
+from pubmedqa import prompt
+from simulate_trials import simulate
+from transformers import MistralConfig, MistralForCausalLM
+
+WINDOW = 48  # shorter than the prompts: the sliding window takes part
+
+
+def make_tiny_mistral(directory):
+    """Four layers of width 128, 8 heads in 4 groups, head_dim 24 (not width / heads), three shards in bf16."""
+    directory = Path(directory)
+    directory.mkdir(parents=True)
+    texts = [prompt(item) + item["final_decision"] for item in simulate(random.Random(1)).values()]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for text in texts for line in text.splitlines()),
+        model_prefix=str(directory / "tokenizer"),
+        vocab_size=384,
+        model_type="bpe",
+        byte_fallback=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    (directory / "tokenizer.vocab").unlink()
+    tokenizer = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer |= {"add_bos_token": False, "add_eos_token": False, "legacy": False}
+    (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=384,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=24,
+        max_position_embeddings=1024,
+        sliding_window=WINDOW,
+        torch_dtype="bfloat16",
+    )
+    model = MistralForCausalLM(config).to(torch.bfloat16)
+    with torch.no_grad():  # larger than a fresh model's, so that the logits differ visibly from word to word
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.dim() > 1 else 1)
+    model.save_pretrained(directory, safe_serialization=True, max_shard_size="600KB")
+    assert len(list(directory.glob("model-*.safetensors"))) > 1
+    return directory
+
+
+if __name__ == "__main__":
+    make_tiny_mistral(sys.argv[1])

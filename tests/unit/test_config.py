@@ -1,0 +1,77 @@
+"""The configuration's schema: our own files pass, mistakes are named."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import update_config, validate
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = str(ROOT / "workflow/schemas/config.schema.yaml")
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+def test_the_tutorials_run_is_the_tutorial(config):
+    validate(config, SCHEMA)
+    run = config["runs"]["tutorial"]
+    assert run["devices"] == run["tensor_model_parallel_size"] == 4
+    assert run["precision"] == "bf16" and run["megatron_amp_O2"] is True and run["folds"] == run["seeds"] == [0]
+    assert run["train"] == {
+        "micro_batch_size": 1,
+        "global_batch_size": 32,
+        "max_steps": 50,
+        "val_check_interval": 20,
+        "lr": 1e-4,
+        "warmup_steps": 50,
+        "target_modules": ["attention_qkv"],
+        "adapter_dim": 32,
+        "adapter_dropout": 0.0,
+        "nemo": [],
+    }
+    assert "train" not in config["runs"]["base"]
+    assert config["runs"]["base"]["predict"] == {"batch_size": 32, "tokens_to_generate": 20}
+
+
+def test_demo_passes_and_lists_every_documented_key(config):
+    update_config(config, yaml.safe_load((ROOT / "config/demo.yaml").read_text()))
+    validate(config, SCHEMA)
+    assert config["targets"] == ["base", "lora"]
+
+
+def documented(schema):
+    for key, value in schema.get("properties", {}).items():
+        yield key
+        yield from documented(value)
+    for definition in schema.get("$defs", {}).values():
+        yield from documented(definition)
+
+
+def test_readme_names_every_key():
+    readme = (ROOT / "config/README.md").read_text()
+    for key in documented(yaml.safe_load(Path(SCHEMA).read_text())):
+        assert f"`{key}`" in readme, f"config/README.md does not describe `{key}`"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda c: c.update(target=["base"]), "'target' was unexpected"),
+        (lambda c: c["runs"]["lora"]["train"].update(learning_rate=1e-4), "'learning_rate' was unexpected"),
+        (lambda c: c["runs"]["lora"]["train"].update(lr="1e-4"), "'1e-4' is not of type 'number'"),
+        (lambda c: c["runs"]["lora"].update(label="answer"), "'answer' is not one of"),
+        (lambda c: c["runs"]["lora"].update(folds=[10]), "10 is greater than the maximum of 9"),
+        (lambda c: c["runs"]["lora"].pop("model"), "'model' is a required property"),
+        (lambda c: c["models"]["mistral-7b"].pop("revision"), "is not valid under any of the given schemas"),
+    ],
+)
+def test_mistakes_are_named(config, change, named):
+    broken = copy.deepcopy(config)
+    change(broken)
+    with pytest.raises(WorkflowError, match=named):
+        validate(broken, SCHEMA)

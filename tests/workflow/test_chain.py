@@ -1,0 +1,126 @@
+"""The whole chain with the real NeMo on a tiny random Mistral: two processes in bf16 as the tutorial, one in fp32."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import ROOT, run_script, snakemake, torchrun
+from files import read_json, read_jsonl
+from pubmedqa import LABELS
+
+TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 4, "val_check_interval": 2, "lr": 1.0e-3}
+FP32 = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
+BF16_TP2 = {"devices": 2, "tensor_model_parallel_size": 2, "precision": "bf16", "megatron_amp_O2": True}
+RUN = {"model": "tiny", "dataset": "trials", "predict": {"batch_size": 7, "tokens_to_generate": 6}}
+
+
+@pytest.fixture(scope="module")
+def chain(tiny_mistral, tmp_path_factory):
+    """A finished run of the workflow: its directory."""
+    import shutil
+
+    directory = tmp_path_factory.mktemp("chain")
+    for name in ("workflow", "config", "profiles"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "Snakefile", directory / "Snakefile")
+    config = {
+        "accelerator": "cpu",
+        "image": None,
+        "models": {"tiny": {"snapshot": str(tiny_mistral)}},
+        "datasets": {"trials": {"simulate": 0, "sample": 24}},
+        "runs": {
+            "base": RUN | FP32,
+            "tutorial": RUN | BF16_TP2 | {"label": "reasoning_required_pred", "train": TRAIN | {"warmup_steps": 4}},
+            "lora": RUN | FP32 | {"train": TRAIN | {"nemo": ["model.optim.weight_decay=0.1"]}},
+        },
+    }
+    (directory / "test.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(directory, "--configfile", "test.yaml")
+    assert done.returncode == 0, done.stdout
+    return directory
+
+
+def test_table(chain):
+    table = pd.read_csv(chain / "results/accuracy.tsv", sep="\t").set_index("run")
+    assert list(table.index) == ["majority", "human", "base", "tutorial", "lora"]
+    assert (table.test_set == "24 of 500, stratified").all()
+    assert table.loc["majority", "accuracy"] == 54.2  # 13 of 24
+    assert table.agreement_reasoning_required_pred.notna().to_dict()["tutorial"]
+    metrics = read_json(chain / "results/runs/lora/fold0/seed0/metrics.json")
+    assert table.loc["lora", "accuracy"] == round(100 * metrics["accuracy"], 1)
+
+
+@pytest.mark.parametrize("run", ["base", "tutorial", "lora"])
+def test_predictions_are_in_the_test_sets_order(chain, run):
+    label = "reasoning_required_pred" if run == "tutorial" else "final_decision"
+    test = read_jsonl(chain / f"results/data/trials/{label}/test.jsonl")
+    predictions = read_jsonl(chain / f"results/runs/{run}/fold0/seed0/predictions.jsonl")
+    assert [(row["pmid"], row["input"], row["label"]) for row in predictions] == [
+        (row["pmid"], row["input"], row["output"]) for row in test
+    ]
+    assert all(set(row["logprob"]) == set(LABELS) for row in predictions)
+    assert max(score for row in predictions for score in row["logprob"].values()) < 0
+
+
+def test_training_changes_the_scores(chain):
+    base, lora = (read_jsonl(chain / f"results/runs/{run}/fold0/seed0/predictions.jsonl") for run in ("base", "lora"))
+    assert all(b["logprob"] != t["logprob"] for b, t in zip(base, lora, strict=True))
+
+
+def test_a_second_run_has_nothing_to_do(chain):
+    done = snakemake(chain, "--configfile", "test.yaml", "--dry-run")
+    assert "Nothing to be done" in done.stdout, done.stdout
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tiny_mistral):
+    """The tiny model and its tokenizer in Hugging Face's transformers, fp32."""
+    import sentencepiece
+    from transformers import AutoModelForCausalLM
+
+    options = {"torch_dtype": torch.float32, "attn_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(tiny_mistral, **options).eval()
+    return model, sentencepiece.SentencePieceProcessor(model_file=str(tiny_mistral / "tokenizer.model"))
+
+
+def test_scores_and_text_are_hugging_faces(chain, hugging_face):
+    model, tokenizer = hugging_face
+    for row in read_jsonl(chain / "results/runs/base/fold0/seed0/predictions.jsonl"):
+        prompt = tokenizer.encode(row["input"].strip(" "))
+        for label, score in row["logprob"].items():
+            answer = tokenizer.encode(label)
+            assert len(answer) > 1  # so that scores of more than one token are put to the test
+            with torch.no_grad():
+                logprobs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+            expected = sum(logprobs[len(prompt) + i - 1, token] for i, token in enumerate(answer))
+            assert score == pytest.approx(float(expected), abs=1e-4)
+        options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 2}
+        text = model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
+        assert row["pred"] == tokenizer.decode(text[: text.index(2)] if 2 in text else text)
+
+
+def test_packed_model_has_hugging_faces_logits(chain, hugging_face, tmp_path):
+    done = snakemake(chain, "--configfile", "test.yaml", "results/base/tiny.nemo")
+    assert done.returncode == 0, done.stdout
+    model, tokenizer = hugging_face
+    rows = read_jsonl(chain / "results/data/trials/final_decision/test.jsonl")[:4]
+    tokens = np.array([tokenizer.encode(row["input"])[:120] for row in rows])
+    np.save(tmp_path / "tokens.npy", tokens)
+    files = chain / "results/base/tiny.nemo", tmp_path / "tokens.npy", tmp_path / "logits.npy"
+    torchrun(ROOT / "tests/nemo_logits.py", *files)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+    assert expected.std() > 0.5
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-4)
+
+
+def test_unknown_nemo_key_is_named(chain):
+    arguments = ["--accelerator", "cpu", "--seed", 0, "--settings", json.dumps(FP32 | {"nemo": ["model.optim.lrr=1"]})]
+    for name in ("base", "train", "val", "work-dir", "output"):
+        arguments += [f"--{name}", chain / "none"]
+    done = run_script("train_lora.py", *arguments, check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "nemo override model.optim.lrr=1" in done.stderr and "train_lora.yaml lists the keys" in done.stderr
