@@ -75,3 +75,9 @@ def test_mistakes_are_named(config, change, named):
     change(broken)
     with pytest.raises(WorkflowError, match=named):
         validate(broken, SCHEMA)
+
+
+def test_conda_environment_has_the_same_versions():
+    pinned = (ROOT / "envs/requirements.txt").read_text().splitlines()
+    dependencies = yaml.safe_load((ROOT / "envs/host.yaml").read_text())["dependencies"]
+    assert set(dependencies[-1]["pip"]) <= set(pinned)

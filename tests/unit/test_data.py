@@ -84,8 +84,8 @@ def test_simulated_trials_split_like_pubmedqa():
 
 
 def test_split_refuses_another_releases_answers(tmp_path):
-    run_script("simulate_trials.py", "--seed", 1, "--output-dir", tmp_path)
-    run_script("simulate_trials.py", "--seed", 2, "--output-dir", tmp_path / "other")
+    run_script("simulate_trials.py", "--simulate", 1, "--output-dir", tmp_path)
+    run_script("simulate_trials.py", "--simulate", 2, "--output-dir", tmp_path / "other")
     files = "--ori-pqal", tmp_path / "ori_pqal.json", "--ground-truth", tmp_path / "other/test_ground_truth.json"
     done = run_script("split_folds.py", *files, "--output-dir", tmp_path / "items", check=False)
     assert done.returncode == 1 and "not the test items of" in done.stderr

@@ -103,7 +103,7 @@ def test_scores_and_text_are_hugging_faces(chain, hugging_face):
 
 
 def test_packed_model_has_hugging_faces_logits(chain, hugging_face, tmp_path):
-    done = snakemake(chain, "--configfile", "test.yaml", "results/base/tiny.nemo")
+    done = snakemake(chain, "results/base/tiny.nemo", "--configfile", "test.yaml")
     assert done.returncode == 0, done.stdout
     model, tokenizer = hugging_face
     rows = read_jsonl(chain / "results/data/trials/final_decision/test.jsonl")[:4]

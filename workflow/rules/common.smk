@@ -13,9 +13,9 @@ wildcard_constraints:
     split=r"test|fold\d/(train|val)",
 
 
-def having(section, key):
-    """A regular expression of the names in config[section] whose entry has the key."""
-    names = [name for name, entry in config[section].items() if key in entry]
+def having(section, *keys):
+    """A regular expression of the names in config[section] whose entry has one of the keys."""
+    names = [name for name, entry in config[section].items() if not entry.keys().isdisjoint(keys)]
     return "|".join(map(re.escape, names)) or "(?!)"
 
 

@@ -1,6 +1,5 @@
-"""The data: PubMedQA's labelled items, or simulated ones, in the official split, as NeMo's JSON Lines.
+"""The data: the items of datasets: in config/config.yaml in PubMedQA's official split, as NeMo's JSON Lines.
 
-In:   datasets: in config/config.yaml
 Out:  resources/data/{dataset}/{ori_pqal,test_ground_truth}.json
       results/data/{dataset}/items/{test,fold0/train,fold0/val,…}.json
       results/data/{dataset}/{label}/{test,fold0/train,fold0/val,…}.jsonl
@@ -16,8 +15,10 @@ rule download_pubmedqa:
     log:
         "<logs>/download_pubmedqa/{dataset}.log",
     wildcard_constraints:
-        dataset=having("datasets", "revision") + "|" + having("datasets", "directory"),
+        dataset=having("datasets", "revision", "directory"),
     localrule: True
+    conda:
+        "../../envs/host.yaml"
     params:
         source=flags("dataset", "revision", "directory"),
         dir=subpath(output[0], parent=True),
@@ -35,11 +36,13 @@ rule simulate_trials:
         "<logs>/simulate_trials/{dataset}.log",
     wildcard_constraints:
         dataset=having("datasets", "simulate"),
+    conda:
+        "../../envs/host.yaml"
     params:
-        seed=lambda wildcards: config["datasets"][wildcards.dataset]["simulate"],
+        source=flags("dataset", "simulate"),
         dir=subpath(output[0], parent=True),
     shell:
-        "python {input.script} --seed {params.seed} --output-dir {params.dir:q} &> {log:q}"
+        "python {input.script} {params.source} --output-dir {params.dir:q} &> {log:q}"
 
 
 rule split_folds:
@@ -52,6 +55,8 @@ rule split_folds:
         test="<results>/data/{dataset}/items/test.json",
     log:
         "<logs>/split_folds/{dataset}.log",
+    conda:
+        "../../envs/host.yaml"
     params:
         dir=subpath(output.test, parent=True),
     shell:
@@ -67,6 +72,8 @@ rule write_jsonl:
         ensure("<results>/data/{dataset}/{label}/{split}.jsonl", non_empty=True),
     log:
         "<logs>/write_jsonl/{dataset}/{label}/{split}.log",
+    conda:
+        "../../envs/host.yaml"
     params:
         sample=lambda w: flags("dataset", "sample", "seed")(w) if w.split == "test" else "",
     shell:

@@ -16,6 +16,8 @@ rule evaluate:
         "<results>/runs/{run}/fold{fold}/seed{seed}/metrics.json",
     log:
         "<logs>/evaluate/{run}/fold{fold}-seed{seed}.log",
+    conda:
+        "../../envs/host.yaml"
     params:
         label=lookup("runs/{run}/label", within=config),
         model=lookup("runs/{run}/model", within=config),
@@ -42,5 +44,7 @@ rule compare_runs:
     log:
         "<logs>/compare_runs.log",
     localrule: True
+    conda:
+        "../../envs/host.yaml"
     shell:
         "python {input.script} --metrics {input.metrics:q} --output {output:q} 2>&1 | tee {log:q}"

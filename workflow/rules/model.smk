@@ -8,7 +8,6 @@ Out:  resources/hf/{model}/manifest.json, written last beside the snapshot's fil
 
 
 rule download_model:
-    """Hub repository or local snapshot directory."""
     input:
         script=ancient("workflow/scripts/download_model.py"),
     output:
@@ -16,8 +15,10 @@ rule download_model:
     log:
         "<logs>/download_model/{model}.log",
     wildcard_constraints:
-        model=having("models", "repo") + "|" + having("models", "snapshot"),
+        model=having("models", "repo", "snapshot"),
     localrule: True
+    conda:
+        "../../envs/host.yaml"
     params:
         source=flags("model", "repo", "revision", "snapshot"),
         dir=subpath(output[0], parent=True),
@@ -26,7 +27,6 @@ rule download_model:
 
 
 rule dequantize_gguf:
-    """GGUF file, or an installed Python package that holds one."""
     input:
         script=ancient("workflow/scripts/dequantize_gguf.py"),
     output:
@@ -35,6 +35,8 @@ rule dequantize_gguf:
         "<logs>/dequantize_gguf/{model}.log",
     wildcard_constraints:
         model=having("models", "gguf"),
+    conda:
+        "../../envs/host.yaml"
     params:
         source=flags("model", "gguf"),
         dir=subpath(output[0], parent=True),
@@ -53,6 +55,8 @@ rule convert_model:
         "<logs>/convert_model/{model}.log",
     benchmark:
         "<benchmarks>/convert_model/{model}.tsv"
+    conda:
+        "../../envs/host.yaml"
     params:
         snapshot=subpath(input.manifest, parent=True),
         dir=subpath(output[0], parent=True),
@@ -68,6 +72,8 @@ rule pack_model:
         "<results>/base/{model}.nemo",
     log:
         "<logs>/pack_model/{model}.log",
+    conda:
+        "../../envs/host.yaml"
     params:
         dir=subpath(input.base, parent=True),
     shell:

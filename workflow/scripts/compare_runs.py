@@ -75,7 +75,9 @@ def main():
         if key in MEANS or key.startswith("agreement_"):
             table[key] = (100 * table[key]).round(1)
         elif key.startswith("p_"):
-            table[key] = table[key].map(lambda p: f"{p:.2g}", na_action="ignore")
+            table[key] = table[key].map("{:.2g}".format, na_action="ignore")
+        elif key in ("models", "malformed"):
+            table[key] = table[key].map("{:g}".format, na_action="ignore")
     with replacing(args.output) as partial:
         table.to_csv(partial, sep="\t", index=False)
     print(table.astype(object).where(table.notna(), "").to_string(index=False))

@@ -63,14 +63,14 @@ def simulate(rng):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--simulate", type=int, default=0, metavar="SEED")
     parser.add_argument("--output-dir", required=True, type=Path)
     args = parser.parse_args()
-    items = simulate(random.Random(args.seed))
+    items = simulate(random.Random(args.simulate))
     test = split(items, 2, random.Random(0))[1]
     write_json(args.output_dir / "test_ground_truth.json", {p: item["final_decision"] for p, item in test.items()})
     write_json(args.output_dir / "ori_pqal.json", items, indent=1)
-    print(f"{args.output_dir}: {len(items)} simulated reports, seed {args.seed}")
+    print(f"{args.output_dir}: {len(items)} simulated reports, seed {args.simulate}")
 
 
 if __name__ == "__main__":
