@@ -49,16 +49,11 @@ def torchrun(script, *arguments, processes=1):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """A copy of the workflow to run in, so that a test leaves nothing in the project."""
-    for name in ("Snakefile", "workflow", "config", "profiles"):
-        source, target = ROOT / name, tmp_path / name
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, target)
-    return tmp_path
+def copy_workflow(directory):
+    """Copies the workflow to an empty directory to run in, so that a test leaves nothing in the project."""
+    for name in ("workflow", "config", "profiles", "envs"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "Snakefile", directory / "Snakefile")
 
 
 def snakemake(directory, *arguments):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, run_script, snakemake, torchrun
+from conftest import ROOT, copy_workflow, run_script, snakemake, torchrun
 from files import read_json, read_jsonl
 from pubmedqa import LABELS
 
@@ -20,12 +20,8 @@ RUN = {"model": "tiny", "dataset": "trials", "predict": {"batch_size": 7, "token
 @pytest.fixture(scope="module")
 def chain(tiny_mistral, tmp_path_factory):
     """A finished run of the workflow: its directory."""
-    import shutil
-
     directory = tmp_path_factory.mktemp("chain")
-    for name in ("workflow", "config", "profiles"):
-        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(ROOT / "Snakefile", directory / "Snakefile")
+    copy_workflow(directory)
     config = {
         "accelerator": "cpu",
         "image": None,

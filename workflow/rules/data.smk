@@ -1,5 +1,4 @@
 """The data: the items of datasets: in config/config.yaml in PubMedQA's official split, as NeMo's JSON Lines.
-
 Out:  resources/data/{dataset}/{ori_pqal,test_ground_truth}.json
       results/data/{dataset}/items/{test,fold0/train,fold0/val,…}.json
       results/data/{dataset}/{label}/{test,fold0/train,fold0/val,…}.jsonl

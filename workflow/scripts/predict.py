@@ -52,21 +52,22 @@ class Predictor:
         self.strategy = GPTModelTextGenerationStrategy(model)
         self.vocabulary = model.tokenizer.vocab_size
 
-    def logprobs(self, tokens, end, first=None):
-        """Log-probabilities [batch, positions, vocabulary] of what follows tokens[:, :end].
+    def forward(self, tokens, end, anew):
+        """Logits [batch, positions, this rank's words] of what follows the last of tokens[:, :end].
 
-        first=None starts anew and returns all `end` positions. Else tokens[:, :end - 1] have been seen, and only the
-        last position is computed and returned, as for first=True, which starts anew.
+        anew: all `end` positions are read; else all but the last have been, and are in the key-value cache.
         """
+        batch, shape = self.strategy.prepare_batch_at_step(tokens, tokens.shape[1], len(tokens), not anew, end, False)
+        return self.strategy.forward_step(batch, shape)[0]["logits"]
+
+    def logprobs(self, logits):
+        """Log-probabilities [batch, positions, vocabulary] from all ranks' logits."""
         import torch
         from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
-        step = 1 if first is False else 0
-        batch, shape = self.strategy.prepare_batch_at_step(tokens, tokens.shape[1], len(tokens), step, end, False)
-        logits = self.strategy.forward_step(batch, shape)[0]["logits"]
-        logits = gather_from_tensor_model_parallel_region(logits if first is None else logits[:, -1:])
         # rows that only pad the vocabulary for tensor parallelism are no words
-        return torch.log_softmax(logits[..., : self.vocabulary].float(), dim=-1)
+        logits = gather_from_tensor_model_parallel_region(logits)[..., : self.vocabulary]
+        return torch.log_softmax(logits.float(), dim=-1)
 
     def predict(self, prompts):
         """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability})."""
@@ -86,7 +87,7 @@ class Predictor:
         # tokens are kept until its end. The key-value cache holds what has been read.
         start = int(lengths.min())
         for position in range(start, tokens.shape[1]):
-            logprobs = self.logprobs(tokens, position, first=position == start)[:, -1]
+            logprobs = self.logprobs(self.forward(tokens, position, anew=position == start)[:, -1])
             for row in (lengths == position).nonzero().flatten().tolist():
                 scores[row] = {label: float(logprobs[row, ids[0]]) for label, ids in self.labels.items()}
             chosen = logprobs.argmax(dim=-1).cpu()
@@ -107,14 +108,15 @@ class Predictor:
         """The log-probability of a label's tokens after its first, for each prompt, read anew with the label."""
         import torch
 
-        tokens = torch.nn.functional.pad(tokens[:, :longest], (0, len(ids) - 1), value=self.model.tokenizer.eos_id)
+        rest = len(ids) - 1
+        tokens = torch.nn.functional.pad(tokens[:, :longest], (0, rest), value=self.model.tokenizer.eos_id)
         label = torch.tensor(ids, device=tokens.device)
-        for row, length in zip(tokens, lengths):
-            row[length : length + len(ids) - 1] = label[:-1]
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        positions = lengths.to(tokens.device)[:, None] + torch.arange(rest, device=tokens.device)
+        tokens[rows, positions] = label[:-1]
         self.strategy.init_batch(tokens, tokens.shape[1], False)
-        logprobs = self.logprobs(tokens, tokens.shape[1])
-        for row, length in zip(logprobs, lengths):
-            yield float(sum(row[length + i - 1, ids[i]] for i in range(1, len(ids))))
+        logprobs = self.logprobs(self.forward(tokens, tokens.shape[1], anew=True)[rows, positions])
+        return logprobs.gather(-1, label[1:].expand(len(tokens), -1)[..., None]).sum(dim=(1, 2)).tolist()
 
 
 def predict(config):
