@@ -1,11 +1,9 @@
-"""The configuration's schema: our own files pass, mistakes are named."""
+"""Our own configurations pass the schema, and the schema's keys are documented."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import yaml
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config, validate
 
 ROOT = Path(__file__).parents[2]
@@ -56,25 +54,6 @@ def test_readme_names_every_key():
     readme = (ROOT / "config/README.md").read_text()
     for key in documented(yaml.safe_load(Path(SCHEMA).read_text())):
         assert f"`{key}`" in readme, f"config/README.md does not describe `{key}`"
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda c: c.update(target=["base"]), "'target' was unexpected"),
-        (lambda c: c["runs"]["lora"]["train"].update(learning_rate=1e-4), "'learning_rate' was unexpected"),
-        (lambda c: c["runs"]["lora"]["train"].update(lr="1e-4"), "'1e-4' is not of type 'number'"),
-        (lambda c: c["runs"]["lora"].update(label="answer"), "'answer' is not one of"),
-        (lambda c: c["runs"]["lora"].update(folds=[10]), "10 is greater than the maximum of 9"),
-        (lambda c: c["runs"]["lora"].pop("model"), "'model' is a required property"),
-        (lambda c: c["models"]["mistral-7b"].pop("revision"), "is not valid under any of the given schemas"),
-    ],
-)
-def test_mistakes_are_named(config, change, named):
-    broken = copy.deepcopy(config)
-    change(broken)
-    with pytest.raises(WorkflowError, match=named):
-        validate(broken, SCHEMA)
 
 
 def test_conda_environment_has_the_same_versions():

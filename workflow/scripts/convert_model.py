@@ -10,15 +10,14 @@ What is written, with megatron-core's names:
 import argparse
 import json
 import math
-import os
 import shutil
 import sys
 from pathlib import Path
 
 import torch
 import yaml
-from files import read_json
-from safetensors import safe_open
+from files import read_json, sha256
+from safetensors import SafetensorError, safe_open
 
 ARCHITECTURES = ("MistralForCausalLM", "LlamaForCausalLM")
 PRECISION = {torch.bfloat16: "bf16", torch.float16: "16", torch.float32: "32"}
@@ -30,13 +29,20 @@ LAYER_STATES = ("self_attention.linear_qkv", "self_attention.linear_proj", "self
 LAYER_STATES += ("mlp.linear_fc1", "mlp.linear_fc2")
 
 
+def open_shard(path):
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        sys.exit(f"{path}: not a whole safetensors file ({error}). Fetch it again.")
+
+
 class Snapshot:
     """A Hugging Face snapshot: config.json as `config`, its tensors by name."""
 
     def __init__(self, directory):
         self.directory = Path(directory)
         self.config = read_json(self.directory / "config.json")
-        shards = [safe_open(path, "pt") for path in sorted(self.directory.glob("model*.safetensors"))]
+        shards = [open_shard(path) for path in sorted(self.directory.glob("model*.safetensors"))]
         self.shards = {name: shard for shard in shards for name in shard.keys()}  # noqa: SIM118, a safe_open is no dict
         c = self.config
         self.layers, self.heads, self.hidden = c["num_hidden_layers"], c["num_attention_heads"], c["hidden_size"]
@@ -76,6 +82,9 @@ class Snapshot:
         for key in ("quantization_config", "rope_scaling", "attention_bias", "mlp_bias"):
             if c.get(key):
                 return f"config.json: {key} is {c[key]}, which the conversion does not support"
+        rope = c.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta and rope_scaling
+        if rope.get("rope_type", "default") != "default":
+            return f"config.json: rope_type is {rope['rope_type']}, which the conversion does not support"
         if c.get("hidden_act", "silu") != "silu":
             return f"config.json: hidden_act is {c['hidden_act']}; only silu can be converted"
         # A tied model's lm_head, where a snapshot has one, is the embedding again.
@@ -196,10 +205,12 @@ def model_config(snapshot, tokenizer, dtype):
         "init_method_std": c.get("initializer_range", 0.02),
         "layernorm_epsilon": c["rms_norm_eps"],
         "make_vocab_size_divisible_by": math.gcd(c["vocab_size"], 128),
-        "rotary_base": c.get("rope_theta", 10000.0),
+        "rotary_base": c.get("rope_theta") or (c.get("rope_parameters") or {}).get("rope_theta", 10000.0),
         "share_embeddings_and_output_weights": snapshot.tied,
         "tokenizer": tokenizer,
     }
+    if (manifest := snapshot.directory / "manifest.json").exists():
+        config["snapshot_manifest_sha256"] = sha256(manifest)  # by which train_lora tells one base from another
     if c.get("sliding_window"):
         # A window of n tokens is a token and the n - 1 before it; NVIDIA's converter of NeMo 2.2.1 writes n.
         config["window_size"] = [c["sliding_window"] - 1, 0]
@@ -215,7 +226,8 @@ def main():
     snapshot = Snapshot(args.snapshot)
     if problem := snapshot.problem():
         sys.exit(f"{args.snapshot}: {problem}.")
-    partial = args.output_dir.with_name(f".{args.output_dir.name}.{os.getpid()}.partial")
+    partial = args.output_dir.with_name(f".{args.output_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
     try:
         convert_weights(snapshot, partial / "model_weights")
         tokenizer = copy_tokenizer(snapshot, partial)

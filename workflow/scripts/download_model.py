@@ -2,7 +2,7 @@
 
 Only what the conversion reads is fetched: safetensors, tokenizer, configuration. manifest.json is written last:
 {"source", "revision", "files": {name: {"size", "sha256"}}}; where it stands, every file of it is whole.
-HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
+HF_TOKEN, HF_HOME and HF_ENDPOINT mean what they mean to huggingface_hub.
 """
 
 import argparse
@@ -17,20 +17,34 @@ PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "mode
 PATTERNS += ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
 
 
-def write_manifest(directory, source, revision):
-    """Describes the snapshot's files in directory/manifest.json, which says that they are all there."""
-    names = sorted(path.name for path in directory.iterdir() if any(fnmatch(path.name, p) for p in PATTERNS))
-    files = {name: {"size": (directory / name).stat().st_size, "sha256": sha256(directory / name)} for name in names}
+def snapshot_files(directory):
+    """The files of a directory that belong to a snapshot, sorted."""
+    return sorted(file for file in directory.iterdir() if any(fnmatch(file.name, pattern) for pattern in PATTERNS))
+
+
+def write_manifest(directory, source, revision, known_sha256=None):
+    """Describes the snapshot's files in directory/manifest.json, which says that they are all there.
+
+    Exits where a file's sha256 is not the known one, and removes the file, so that it is fetched again.
+    """
+    files = {}
+    for file in snapshot_files(directory):
+        files[file.name] = {"size": file.stat().st_size, "sha256": sha256(file)}
+        if files[file.name]["sha256"] != (known_sha256 or {}).get(file.name, files[file.name]["sha256"]):
+            file.unlink()
+            sys.exit(f"{source}: {file.name} arrived with a wrong sha256 and was removed. Run again.")
     write_json(directory / "manifest.json", {"source": source, "revision": revision, "files": files}, indent=2)
     size = sum(file["size"] for file in files.values())
     print(f"{directory}: {len(files)} files, {size / 1e9:.2f} GB, from {source}")
-    return files
 
 
 def from_hub(repo, revision, directory):
+    for file in snapshot_files(directory):
+        if file.is_symlink():  # of a local snapshot under the same name: nothing is written through it
+            file.unlink()
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-    from requests.exceptions import ConnectionError, Timeout
+    from requests.exceptions import RequestException
 
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
@@ -41,24 +55,25 @@ def from_hub(repo, revision, directory):
         sys.exit(f"{repo} has no revision {revision}: see the commits on its page on the Hub.")
     except RepositoryNotFoundError:
         sys.exit(f"{repo}: no such model on the Hub, or a private one: check the name, or set HF_TOKEN.")
-    except (ConnectionError, Timeout, HfHubHTTPError) as error:
+    except (RequestException, ConnectionError, HfHubHTTPError) as error:
         sys.exit(f"{repo}: the Hub did not answer: {type(error).__name__}. Run again; what has arrived is kept.")
-    files = write_manifest(directory, repo, info.sha)
-    for sibling in info.siblings:
-        name = sibling.rfilename
-        if name in files and sibling.lfs and files[name]["sha256"] != sibling.lfs.sha256:
-            (directory / "manifest.json").unlink()
-            (directory / name).unlink()
-            sys.exit(f"{repo}: {name} arrived with a wrong sha256 and was removed. Run again.")
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings}
+    for file in snapshot_files(directory):
+        if file.name not in siblings:  # another revision's, or another model's under the same name
+            file.unlink()
+    lfs = {name: sibling.lfs.sha256 for name, sibling in siblings.items() if sibling.lfs}
+    write_manifest(directory, repo, info.sha, lfs)
 
 
 def from_directory(snapshot, directory):
     if not (snapshot / "config.json").is_file():
         sys.exit(f"{snapshot} holds no config.json: `snapshot:` of the model must be a Hugging Face snapshot.")
-    for source in snapshot.iterdir():
-        if any(fnmatch(source.name, pattern) for pattern in PATTERNS):
-            (directory / source.name).unlink(missing_ok=True)
-            (directory / source.name).symlink_to(source.resolve())
+    if snapshot.resolve() == directory.resolve():
+        sys.exit(f"{snapshot} is where the workflow keeps its own files: move the snapshot to another directory.")
+    for file in snapshot_files(directory):
+        file.unlink()
+    for file in snapshot_files(snapshot):
+        (directory / file.name).symlink_to(file.resolve())
     write_manifest(directory, str(snapshot), None)
 
 

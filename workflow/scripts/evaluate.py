@@ -6,6 +6,7 @@ labels' F1. Items are paired by pmid, never by line.
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def evaluate(predictions, test, items, label):
     pmids = [row["pmid"] for row in test]
     if sorted(row["pmid"] for row in predictions) != sorted(pmids):
         raise ValueError(f"{len(predictions)} predictions are not of the {len(pmids)} test items, each once")
+    for row in predictions:
+        if not all(map(math.isfinite, row["logprob"].values())):
+            raise ValueError(f"the log-probabilities of {row['pmid']} are not finite: did the model overflow?")
     by_pmid = {row["pmid"]: row for row in predictions}
     answers = {
         pmid: {

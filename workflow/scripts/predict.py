@@ -12,11 +12,12 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from files import read_jsonl, write_jsonl
 from pubmedqa import LABELS
-from train_lora import load_config, prepare_nemo
+from train_lora import load_config, prepare_nemo, refuse_long_prompts, use_tokenizer_of
 
 
 def load_model(config):
@@ -31,8 +32,7 @@ def load_model(config):
     config.trainer.precision = precision  # older builders leave None there
     base, adapter = config.model.restore_from_path, config.model.peft.restore_from_path
     model_config = MegatronGPTSFTModel.merge_inference_cfg(adapter or base, config)
-    if model_config.tokenizer.library == "huggingface":
-        model_config.tokenizer.type = os.path.join(base, "tokenizer")
+    use_tokenizer_of(base, model_config)
     model = MegatronGPTSFTModel.restore_from(base, model_config, trainer=trainer)
     if adapter:
         model.load_adapters(adapter)
@@ -125,6 +125,8 @@ def predict(config):
     from megatron.core import parallel_state
 
     model = load_model(config)
+    longest = config.settings.max_seq_length - config.settings.tokens_to_generate - 1
+    refuse_long_prompts(model.tokenizer, config.settings.test, longest)
     dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]  # tokens as in training
     prompts = [dataset[index]["context_ids"] for index in range(len(dataset))]
     labels = {label: dataset._process_example({"input": "", "output": label})["answer_ids"] for label in LABELS}
@@ -154,10 +156,13 @@ def main():
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
 
-    index_dir = args.output.resolve().with_suffix(".index")
+    # for NeMo's index of the test set, which it would take for another test set's where it finds it again
+    index_dir = Path(tempfile.gettempdir(), f"predict-{os.environ['TORCHELASTIC_RUN_ID']}")
     paths = {"base": str(args.base.resolve()), "test": str(args.test.resolve()), "index_dir": str(index_dir)}
     paths["adapter"] = str(args.adapter.resolve()) if args.adapter else None
     config = load_config("predict.yaml", {**args.settings, "accelerator": args.accelerator, **paths})
+    # NeMo counts batches over all copies of the model; predict() makes its own, each one micro batch to NeMo
+    config.model.global_batch_size = config.settings.devices // config.settings.tensor_model_parallel_size
     prepare_nemo(args.accelerator)
     predictions = predict(config)
     if os.environ["RANK"] == "0":

@@ -1,0 +1,122 @@
+"""Training that is killed and started again ends with the very bytes of an undisturbed training."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import SCRIPTS, environment, run_script
+from resume import fingerprint, prepare
+
+STEPS = 8
+SETTINGS = {"precision": "bf16", "megatron_amp_O2": True, "max_seq_length": 256, "adapter_dropout": 0.1}
+SETTINGS |= {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": STEPS, "val_check_interval": 2, "lr": 1e-3}
+SETTINGS |= {"warmup_steps": 2, "target_modules": ["attention_qkv", "mlp_fc2"], "adapter_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_mistral, tmp_path_factory):
+    """Directory with base/, train.jsonl and val.jsonl."""
+    directory = tmp_path_factory.mktemp("resume")
+    run_script("convert_model.py", "--snapshot", tiny_mistral, "--output-dir", directory / "base")
+    run_script("simulate_trials.py", "--output-dir", directory)
+    files = "--ori-pqal", directory / "ori_pqal.json", "--ground-truth", directory / "test_ground_truth.json"
+    run_script("split_folds.py", *files, "--output-dir", directory)
+    for split in ("train", "val"):
+        jsonl = "--json", directory / f"fold0/{split}.json", "--output", directory / f"{split}.jsonl"
+        run_script("write_jsonl.py", *jsonl, "--label", "final_decision")
+    return directory
+
+
+def start(inputs, ranks, **changes):
+    """Starts training in inputs/work (the same paths every time, as in a workflow); returns the process."""
+    settings = SETTINGS | {"devices": ranks, "tensor_model_parallel_size": ranks} | changes
+    command = ["torchrun", "--standalone", "--nproc-per-node", str(ranks), SCRIPTS / "train_lora.py"]
+    command += ["--accelerator", "cpu", "--base", inputs / "base", "--train", inputs / "train.jsonl"]
+    command += ["--val", inputs / "val.jsonl", "--settings", json.dumps(settings), "--seed", "0"]
+    command += ["--work-dir", inputs / "work", "--output", inputs / "adapter.nemo"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(list(map(str, command)), env=environment(), **options)
+
+
+def finish(process):
+    """Waits for the end; returns the output."""
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_at(process, inputs, step, ranks):
+    """kill -9 of torchrun's process group once the checkpoint of `step` is being written; waits for all ranks' end."""
+    pattern = f"checkpoints/{'mp_rank_00/' if ranks > 1 else ''}*-step={step}-*"
+    while not list((inputs / "work").glob(pattern)):
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()  # ends when the last rank has closed its output: no rank outlives torchrun
+    assert not (inputs / "adapter.nemo").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
+    assert "train_lora: starts" in finish(start(inputs, ranks))
+    undisturbed = (inputs / "adapter.nemo").read_bytes()
+    shutil.rmtree(inputs / "work")
+    (inputs / "adapter.nemo").unlink()
+
+    kill_at(start(inputs, ranks), inputs, 4, ranks)
+    kill_at(start(inputs, ranks), inputs, 6, ranks)
+    last = max((inputs / "work/checkpoints").rglob("*step=6*.ckpt"), default=None)
+    if last is not None:  # it was whole: cut it, so that the one before has to do
+        last.write_bytes(last.read_bytes()[:1000])
+    assert "train_lora: continues after step 4" in finish(start(inputs, ranks))
+    assert (inputs / "adapter.nemo").read_bytes() == undisturbed
+
+    # asked for again (as by --forcerun), it trains again
+    assert "train_lora: starts" in finish(start(inputs, ranks))
+    assert (inputs / "adapter.nemo").read_bytes() == undisturbed
+    (inputs / "adapter.nemo").unlink()
+
+
+def checkpoint(path, whole=True):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = path.parent / "archive"
+    source.mkdir()
+    (source / "data").write_bytes(b"0" * 1000)
+    shutil.make_archive(str(path), "zip", source)
+    shutil.rmtree(source)
+    content = path.with_name(f"{path.name}.zip").read_bytes()
+    path.with_name(f"{path.name}.zip").unlink()
+    path.write_bytes(content if whole else content[:-30])
+
+
+def test_prepare_keeps_the_newest_whole_checkpoint(tmp_path):
+    work_dir, name = tmp_path / "work", "lora--validation_loss=1.5-step={}-consumed_samples={}.0{}.ckpt"
+    assert prepare(work_dir, 2, "a") == 0
+    for rank in range(2):
+        place = work_dir / f"checkpoints/mp_rank_{rank:02d}"
+        checkpoint(place / name.format(2, 8, ""))
+        checkpoint(place / name.format(4, 16, "-last"))
+        checkpoint(place / name.format(6, 24, "-last"), whole=rank == 0)
+    checkpoint(work_dir / "checkpoints/mp_rank_00" / name.format(8, 32, "-last"))
+    assert prepare(work_dir, 2, "a") == 4
+    for rank in range(2):
+        left = sorted(file.name for file in (work_dir / f"checkpoints/mp_rank_{rank:02d}").iterdir())
+        assert left == [name.format(2, 8, ""), name.format(4, 16, "-last")]
+    (work_dir / "checkpoints" / name.format(4, 16, "-last").replace(".ckpt", "-unfinished")).touch()
+    assert prepare(work_dir, 2, "a") == 2  # the best one becomes the last
+    assert (work_dir / "checkpoints/mp_rank_01" / name.format(2, 8, "-last")).exists()
+    assert prepare(work_dir, 2, "b") == 0
+    assert not (work_dir / "checkpoints").exists()
+
+
+def test_fingerprint(tmp_path):
+    (tmp_path / "train.jsonl").write_text("1")
+    one = fingerprint({"lr": 1e-4, "seed": 0}, [tmp_path / "train.jsonl"])
+    assert one == fingerprint({"seed": 0, "lr": 1e-4}, [tmp_path / "train.jsonl"])
+    assert one != fingerprint({"seed": 1, "lr": 1e-4}, [tmp_path / "train.jsonl"])
+    (tmp_path / "train.jsonl").write_text("2")
+    assert one != fingerprint({"seed": 0, "lr": 1e-4}, [tmp_path / "train.jsonl"])

@@ -1,0 +1,109 @@
+"""Makes a NeMo training that was cut off continue to the bit as if it had not been.
+
+NeMo 2.2.1 by itself resumes inexactly (its batch sampler counts what is left where Lightning counts everything, and no
+random state is saved), stumbles over half-written checkpoints, and silently continues under changed settings.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from files import sha256
+
+
+def fingerprint(settings, files):
+    """One hash of what decides a training's result: settings (JSON values) and the contents of files."""
+    parts = [json.dumps(settings, sort_keys=True), *map(sha256, files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def intact(checkpoint):
+    """Is this checkpoint file of one rank there and whole?"""
+    try:
+        return zipfile.ZipFile(checkpoint).testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def prepare(work_dir, ranks, fingerprint):
+    """Leaves in work_dir what training may continue from, as NeMo's exp_manager expects it: at most one "-last"
+    checkpoint, the newest that is whole on all `ranks` of tensor parallelism. Returns its step, 0 for none.
+
+    Checkpoints of another fingerprint are removed. NeMo names them …-step=S-consumed_samples=C[-last][-vN].ckpt, in
+    mp_rank_00, mp_rank_01, … where there are several ranks, and marks one that is being written by …-unfinished.
+    """
+    checkpoints, mark = Path(work_dir) / "checkpoints", Path(work_dir) / "state/fingerprint"
+    if not mark.exists() or mark.read_text() != fingerprint:
+        shutil.rmtree(work_dir, ignore_errors=True)
+        mark.parent.mkdir(parents=True)
+        mark.write_text(fingerprint)
+        return 0
+    places = [checkpoints] if ranks == 1 else [checkpoints / f"mp_rank_{rank:02d}" for rank in range(ranks)]
+    whole = []
+    for name in {file.name for place in places for file in place.glob("*.ckpt")}:
+        step, seen = (int(re.search(rf"{key}=(\d+)", name)[1]) for key in ("step", "consumed_samples"))
+        unfinished = checkpoints / f"{name.removesuffix('.ckpt')}-unfinished"
+        if unfinished.exists() or not seen or not all(intact(place / name) for place in places):
+            for place in places:
+                (place / name).unlink(missing_ok=True)
+        else:
+            whole.append((step, "-last" in name, name))
+    for leftover in (*checkpoints.glob("*-unfinished"), *checkpoints.glob("*.nemo")):
+        leftover.unlink()
+    if not whole:
+        return 0
+    newest = max(whole)
+    for _, last, name in whole:
+        as_last = re.sub(r"(-last)?(-v\d+)?\.ckpt$", "-last.ckpt", name)
+        for place in places:
+            if name == newest[2] and name != as_last:
+                (shutil.move if last else shutil.copyfile)(place / name, place / as_last)
+            elif last and name != newest[2]:
+                (place / name).unlink()
+    return newest[0]
+
+
+def forget(work_dir):
+    """Lets the next training in work_dir start anew: this one's adapter is out."""
+    (Path(work_dir) / "state/fingerprint").unlink()
+
+
+def make_exact(trainer, max_steps, seed):
+    """Patches NeMo and adds a callback, so that a continued training does what an undisturbed one does."""
+    import random
+
+    import numpy
+    import torch
+    from megatron.core import tensor_parallel
+    from nemo.collections.nlp.data.language_modeling.megatron.megatron_batch_samplers import BaseMegatronBatchSampler
+    from nemo.utils.exp_manager import Callback  # Lightning's, which lies elsewhere in older generations
+
+    length_left = BaseMegatronBatchSampler.__len__
+
+    def full_length(self):
+        """All batches, not those that are left; training ends with its last step, which is then validated."""
+        seen, self.consumed_samples = self.consumed_samples, 0
+        length = length_left(self)
+        self.consumed_samples = seen
+        return min(length, max_steps) if self.drop_last else length
+
+    BaseMegatronBatchSampler.__len__ = full_length
+
+    class Exact(Callback):
+        def on_train_start(self, trainer, model):
+            # a checkpoint that was written between two validations counts one batch too few
+            progress = trainer.fit_loop.epoch_loop.batch_progress
+            for counts in (progress.current, progress.total):
+                counts.ready = counts.started = counts.processed = counts.completed = trainer.global_step
+
+        def on_train_batch_start(self, trainer, model, batch, batch_idx):
+            step_seed = (seed * 100003 + trainer.global_step) % 2**31
+            random.seed(step_seed)
+            numpy.random.seed(step_seed)
+            torch.manual_seed(step_seed)
+            tensor_parallel.model_parallel_cuda_manual_seed(step_seed)
+
+    trainer.callbacks.append(Exact())
