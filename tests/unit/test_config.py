@@ -36,7 +36,7 @@ def test_the_tutorials_run_is_the_tutorial(config):
     assert config["runs"]["base"]["predict"] == {"batch_size": 32, "tokens_to_generate": 20}
 
 
-def test_demo_passes_and_lists_every_documented_key(config):
+def test_demo_passes(config):
     update_config(config, yaml.safe_load((ROOT / "config/demo.yaml").read_text()))
     validate(config, SCHEMA)
     assert config["targets"] == ["base", "lora"]

@@ -82,16 +82,28 @@ def test_published_reference_figures(pubmedqa_dir):
     assert [round(100 * value, 2) for value in score(gold, ["yes"] * 500)] == [55.2, 23.71]
 
 
+def test_scores_must_be_finite(data):
+    predictions, test, items = data
+    predictions[2]["logprob"]["no"] = float("nan")
+    with pytest.raises(ValueError, match="log-probabilities of 2 are not finite"):
+        evaluate(predictions, test, items, "final_decision")
+
+
 def test_table(data, tmp_path):
     base = evaluate(*data, "final_decision") | {"run": "base", "model": "m", "dataset": "d", "base": "yes"}
     write_json(tmp_path / "base.json", base | {"label": "final_decision"})
     for seed, shift in enumerate((0.0, 0.2)):
         tuned = base | {"run": "lora", "base": "no", "seed": str(seed), "label": "final_decision"}
         write_json(tmp_path / f"lora{seed}.json", tuned | {"accuracy": base["accuracy"] + shift})
-    metrics = [tmp_path / name for name in ("base.json", "lora0.json", "lora1.json")]
+    perfect = {pmid: answer | {"score": answer["gold"]} for pmid, answer in base["answers"].items()}
+    best = {"run": "best", "base": "no", "label": "final_decision", "accuracy": 1.0, "answers": perfect}
+    write_json(tmp_path / "best.json", base | best)
+    metrics = [tmp_path / name for name in ("base.json", "lora0.json", "lora1.json", "best.json")]
     run_script("compare_runs.py", "--metrics", *metrics, "--output", tmp_path / "accuracy.tsv")
     table = pd.read_csv(tmp_path / "accuracy.tsv", sep="\t").set_index("run")
-    assert list(table.index) == ["majority", "human", "base", "lora"]
-    assert table.accuracy.to_dict() == {"majority": 60.0, "human": 20.0, "base": 60.0, "lora": 70.0}
+    assert list(table.index) == ["majority", "human", "base", "lora", "best"]
+    assert table.accuracy.to_dict() == {"majority": 60.0, "human": 20.0, "base": 60.0, "lora": 70.0, "best": 100.0}
+    # best is right alone on two items, base on none: 2 * (1/2)**2
+    assert table.loc["best", "p_base"] == 0.5 and pd.isna(table.loc["lora", "p_base"])
     assert table.loc["lora", "models"] == 2 and (table.test_set == "all 5").all()
     assert table.loc["base", "p_majority"] == 1.0

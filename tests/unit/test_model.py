@@ -81,6 +81,15 @@ def test_converted_tensors_are_the_snapshots(snapshot, tmp_path):
     weights, hf = tmp_path / "base/model_weights", tensors(snapshot)
     assert torch.equal(stored(weights / "model.embedding.word_embeddings.weight"), hf["model.embed_tokens.weight"])
     assert torch.equal(stored(weights / "model.output_layer.weight"), hf["lm_head.weight"])
+    assert torch.equal(stored(weights / "model.decoder.final_layernorm.weight"), hf["model.norm.weight"])
+    for name, source in {
+        "self_attention.linear_qkv.layer_norm_weight": "input_layernorm",
+        "self_attention.linear_proj.weight": "self_attn.o_proj",
+        "mlp.linear_fc1.layer_norm_weight": "post_attention_layernorm",
+        "mlp.linear_fc2.weight": "mlp.down_proj",
+    }.items():
+        layers = torch.stack([hf[f"model.layers.{layer}.{source}.weight"] for layer in range(4)])
+        assert torch.equal(stored(weights / f"model.decoder.layers.{name}"), layers)
     fc1 = stored(weights / "model.decoder.layers.mlp.linear_fc1.weight")
     qkv = stored(weights / "model.decoder.layers.self_attention.linear_qkv.weight")
     for layer in range(4):
@@ -90,6 +99,57 @@ def test_converted_tensors_are_the_snapshots(snapshot, tmp_path):
         # 8 heads in 4 groups of head_dim 24: a group is two queries, a key, a value
         groups = [[q[48 * g : 48 * (g + 1)], k[24 * g : 24 * (g + 1)], v[24 * g : 24 * (g + 1)]] for g in range(4)]
         assert torch.equal(qkv[layer], torch.cat([part for group in groups for part in group]))
+
+
+def test_states_that_transformer_engine_asks_for(snapshot, tmp_path):
+    convert(snapshot, tmp_path / "base")
+    layers = [f"shard_{layer}_4.pt" for layer in range(4)]
+    expected = {"model.decoder.final_layernorm._extra_state": ["shard_0_1.pt"]}
+    for module in ("linear_qkv", "linear_proj", "core_attention"):
+        expected[f"model.decoder.layers.self_attention.{module}._extra_state"] = layers
+    for module in ("linear_fc1", "linear_fc2"):
+        expected[f"model.decoder.layers.mlp.{module}._extra_state"] = layers
+    states = (tmp_path / "base/model_weights").glob("*._extra_state")
+    assert {state.name: sorted(file.name for file in state.iterdir()) for state in states} == expected
+
+
+def test_snapshot_is_never_touched(tiny_mistral, tmp_path):
+    """Another source under the same name replaces the links, not the files behind them."""
+    before = {file.name: sha256(file) for file in tiny_mistral.iterdir()}
+    output = tmp_path / "hf"
+    run_script("download_model.py", "--snapshot", tiny_mistral, "--output-dir", output)
+    files = {"config.json": b"{}", "model-00001-of-00003.safetensors": b"other", "tokenizer.model": b"spm"}
+    with serve_hub("org/model", COMMIT, files) as (endpoint, _):
+        hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
+        run_script("download_model.py", "--repo", "org/model", "--revision", COMMIT, "--output-dir", output, **hub)
+    assert set(read_json(output / "manifest.json")["files"]) == set(files)  # no shard of the other is left
+    assert {file.name: sha256(file) for file in tiny_mistral.iterdir()} == before
+    done = run_script("download_model.py", "--snapshot", output, "--output-dir", output, check=False)
+    assert done.returncode == 1 and "move the snapshot to another directory" in done.stderr
+    assert (output / "config.json").read_bytes() == b"{}"
+
+
+def test_wrong_sha256_is_refused(tmp_path):
+    files = {"config.json": b"{}", "model.safetensors": b"right"}
+    with serve_hub("org/model", COMMIT, files) as (endpoint, _):
+        arguments = "--repo", "org/model", "--revision", COMMIT, "--output-dir", tmp_path / "out"
+        hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
+        run_script("download_model.py", *arguments, **hub)
+        (tmp_path / "out/manifest.json").unlink()
+        (tmp_path / "out/model.safetensors").write_bytes(b"wrong")
+        done = run_script("download_model.py", *arguments, check=False, **hub)
+        assert done.returncode == 1 and "model.safetensors arrived with a wrong sha256" in done.stderr
+        assert not (tmp_path / "out/manifest.json").exists()
+        run_script("download_model.py", *arguments, **hub)
+        assert (tmp_path / "out/model.safetensors").read_bytes() == b"right"
+
+
+def test_truncated_shard_is_named(snapshot, tmp_path):
+    shard = snapshot / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    done = convert(snapshot, tmp_path / "base", check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert f"{shard}: not a whole safetensors file" in done.stderr
 
 
 def test_tied_embeddings_write_no_output_layer(snapshot, tmp_path):
@@ -109,6 +169,7 @@ def test_tied_embeddings_write_no_output_layer(snapshot, tmp_path):
         ({"architectures": ["GemmaForCausalLM"]}, "architecture GemmaForCausalLM"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type is llama3"),
         ({"hidden_act": "gelu"}, "hidden_act is gelu"),
         ({"intermediate_size": 300}, "mlp.gate_proj.weight has the shape [256, 128]; config.json makes it [300, 128]"),
         ({"num_hidden_layers": 5}, "tensors are missing, model.layers.4"),

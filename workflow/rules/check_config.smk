@@ -8,7 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 DEFAULT = "config/config.yaml"
-SCHEMA = Path(workflow.basedir, "workflow/schemas/config.schema.yaml")
+SCHEMA = "workflow/schemas/config.schema.yaml"
 NEMO_KEYS = yaml.safe_load(Path(workflow.basedir, "workflow/scripts/train_lora.yaml").read_text())
 
 
@@ -42,7 +42,7 @@ def explain(error):
     if error.validator == "oneOf":
         ways = " or ".join(" and ".join(way["required"]) for way in error.validator_value)
         refuse(path, f"has {', '.join(value) or 'nothing'}; it needs {ways}")
-    if error.validator == "type" and error.validator_value in ("number", "integer") and isinstance(value, str):
+    if error.validator_value in ("number", "integer") and isinstance(value, str):
         refuse(path, f"'{value}' is text to YAML; write a plain number, as 1.0e-4 for 1e-4")
     refuse(path, f"{error.message}. {error.schema.get('description', '')}")
 
@@ -55,16 +55,15 @@ def check_run(name, run):
     devices, tp = run["devices"], run["tensor_model_parallel_size"]
     if devices % tp:
         refuse([*path, "tensor_model_parallel_size"], f"{tp} does not divide the {devices} devices")
-    if "train" not in run:
+    if not (train := run.get("train")):
         return
-    train, copies = run["train"], devices // tp
     for override in train["nemo"]:
         key = override.split("=")[0]
         if not key.startswith("+") and not has(NEMO_KEYS, key.split(".")):
             refuse([*path, "train", "nemo"], f"train_lora.yaml has no {key}; to add it, write +{override}")
-    if train["global_batch_size"] % (train["micro_batch_size"] * copies):
+    if train["global_batch_size"] % (train["micro_batch_size"] * devices // tp):
         size = f"{train['global_batch_size']} is no multiple of micro_batch_size {train['micro_batch_size']}"
-        refuse([*path, "train", "global_batch_size"], f"{size} on {copies} copies of the model")
+        refuse([*path, "train", "global_batch_size"], f"{size} on {devices // tp} copies of the model")
     for key in ("val_check_interval", "warmup_steps"):
         if train[key] > train["max_steps"]:
             refuse([*path, "train", key], f"{train[key]} steps, but training ends after max_steps {train['max_steps']}")
@@ -73,9 +72,10 @@ def check_run(name, run):
 for entry in (*config["models"].values(), *config["datasets"].values()):
     for key in [key for key, value in entry.items() if value is None]:
         del entry[key]  # by null a further configuration file takes a key away
-if errors := list(Draft202012Validator(yaml.safe_load(SCHEMA.read_text())).iter_errors(config)):
-    explain(max(errors, key=lambda error: len(error.absolute_path)))
-validate(config, str(SCHEMA))
+schema = yaml.safe_load(Path(workflow.basedir, SCHEMA).read_text())
+for error in Draft202012Validator(schema).iter_errors(config):
+    explain(error)
+validate(config, str(Path(workflow.basedir, SCHEMA)))  # puts the schema's defaults into config
 for name in config["targets"]:
     if name not in config["runs"]:
         refuse(["targets"], f"{name} is not among runs: {', '.join(config['runs'])}")
