@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator as Validator
 
 DEFAULT = "config/config.yaml"
 SCHEMA = "workflow/schemas/config.schema.yaml"
@@ -13,7 +13,6 @@ NEMO_KEYS = yaml.safe_load(Path(workflow.basedir, "workflow/scripts/train_lora.y
 
 
 def has(tree, path):
-    """Is there a key, given as a list of its parts, in a tree of dicts?"""
     return not path or (isinstance(tree, dict) and path[0] in tree and has(tree[path[0]], path[1:]))
 
 
@@ -24,9 +23,8 @@ def file_of(path):
 
 
 def refuse(path, problem):
-    """Ends Snakemake with one line; a WorkflowError would come with a traceback."""
     path = [part for part in path if isinstance(part, str)]  # without places in a list
-    sys.exit(f"{file_of(path)}: {'.'.join(path)}: {problem}")
+    sys.exit(f"{file_of(path)}: {'.'.join(path)}: {problem}")  # a WorkflowError would come with a traceback
 
 
 def explain(error):
@@ -72,8 +70,7 @@ def check_run(name, run):
 for entry in (*config["models"].values(), *config["datasets"].values()):
     for key in [key for key, value in entry.items() if value is None]:
         del entry[key]  # by null a further configuration file takes a key away
-schema = yaml.safe_load(Path(workflow.basedir, SCHEMA).read_text())
-for error in Draft202012Validator(schema).iter_errors(config):
+for error in Validator(yaml.safe_load(Path(workflow.basedir, SCHEMA).read_text())).iter_errors(config):
     explain(error)
 validate(config, str(Path(workflow.basedir, SCHEMA)))  # puts the schema's defaults into config
 for name in config["targets"]:

@@ -7,6 +7,7 @@ Needs only NeMo and what NeMo needs; works with NeMo from March 2024 (NVIDIA's 2
 
 import argparse
 import ctypes
+import io
 import json
 import os
 import signal
@@ -112,12 +113,20 @@ def train(config):
 
 
 def publish(adapter, output):
-    """Packs NeMo's adapter anew without times and owners: equal adapters are equal files."""
+    """Packs NeMo's adapter anew, without times and owners, its tensors by name: equal adapters are equal files."""
+    import torch
+
     with replacing(output) as partial, tarfile.open(adapter) as source, tarfile.open(partial, "w") as target:
         for member in sorted(source.getmembers(), key=lambda member: member.name):
-            member.mtime = member.uid = member.gid = 0
-            member.uname = member.gname = ""
-            target.addfile(member, source.extractfile(member) if member.isfile() else None)
+            content = source.extractfile(member).read() if member.isfile() else b""
+            if member.name.endswith(".ckpt"):
+                weights = torch.load(io.BytesIO(content), map_location="cpu")
+                file = io.BytesIO()
+                torch.save({name: weights[name].clone() for name in sorted(weights)}, file)
+                content = file.getvalue()
+            member.size, member.mtime, member.uid, member.gid = len(content), 0, 0, 0
+            member.uname, member.gname, member.pax_headers = "", "", {}
+            target.addfile(member, io.BytesIO(content))
 
 
 def on_first_rank(work, ready):
