@@ -6,7 +6,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: demo test lint
 
 demo: .venv/installed
-	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 8 minutes on 2 cores, 4 GB of memory."
+	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 8 minutes on 2 cores,"
+	@echo "4 GB of memory, 0.6 GB of disk; nothing more is fetched."
 	snakemake --configfile config/demo.yaml --cores all
 	@echo; cat demo/logs/compare_runs.log
 	@echo; echo "The table: demo/results/accuracy.tsv   logs: demo/logs/   answers: demo/results/runs/*/*/*/predictions.jsonl"

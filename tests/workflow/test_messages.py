@@ -29,6 +29,8 @@ MISTAKES = {
     "runs: {lora: {train: {nemo: [model.optim.lrr=1]}}}": (
         "mine.yaml: runs.lora.train.nemo: train_lora.yaml has no model.optim.lrr; to add it, write +model.optim.lrr=1"
     ),
+    "models: {x: org/x}": "mine.yaml: models.x: 'org/x' is not of type 'object'",
+    "models: []": "mine.yaml: models: [] is not of type 'object'",
     "datasets: {x: {simulate: 1, directory: d}}": "datasets.x: has simulate, directory; it needs revision or directory",
 }
 

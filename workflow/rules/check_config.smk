@@ -67,9 +67,9 @@ def check_run(name, run):
             refuse([*path, "train", key], f"{train[key]} steps, but training ends after max_steps {train['max_steps']}")
 
 
-for entry in (*config["models"].values(), *config["datasets"].values()):
-    for key in [key for key, value in entry.items() if value is None]:
-        del entry[key]  # by null a further configuration file takes a key away
+for section in filter(lambda section: isinstance(section, dict), (config.get("models"), config.get("datasets"))):
+    for name, entry in section.items():  # by null a further configuration file takes a key away
+        section[name] = {k: v for k, v in entry.items() if v is not None} if isinstance(entry, dict) else entry
 for error in Validator(yaml.safe_load(Path(workflow.basedir, SCHEMA).read_text())).iter_errors(config):
     explain(error)
 validate(config, str(Path(workflow.basedir, SCHEMA)))  # puts the schema's defaults into config

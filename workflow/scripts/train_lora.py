@@ -2,7 +2,7 @@
 
     torchrun --standalone --nproc-per-node 4 train_lora.py --accelerator gpu --base … --train … --val … --settings …
 
-Needs only NeMo and what NeMo needs; works with NeMo from March 2024 (NVIDIA's 24.03 image) to 2.2.1.
+Needs only NeMo and what NeMo needs. Written for NeMo from March 2024 (NVIDIA's 24.03 image) to 2.2.1; run with 2.2.1.
 """
 
 import argparse
@@ -27,7 +27,7 @@ NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
 def load_config(yaml, settings):
     """NeMo's configuration: the YAML beside the script, its `settings`, then the dotted overrides of settings["nemo"].
 
-    Exits where an override names a key that the YAML has not.
+    An override of a key that the YAML has not needs a + in front, as in Hydra; without it, this exits.
     """
     config = OmegaConf.load(Path(__file__).with_name(yaml))
     OmegaConf.set_struct(config, True)
