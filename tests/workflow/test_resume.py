@@ -68,9 +68,14 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     (inputs / "adapter.nemo").unlink()
 
     kill_at(start(inputs, ranks), inputs, 6, ranks)
-    for newest in (inputs / "work/checkpoints").rglob("*step=6*.ckpt"):  # where they are whole, cut them
-        newest.write_bytes(newest.read_bytes()[:1000])
-    assert "train_lora: continues after step 4" in finish(start(inputs, ranks))
+    checkpoints = inputs / "work/checkpoints"
+    places = [checkpoints] if ranks == 1 else list(checkpoints.glob("mp_rank_*"))
+    last = 6
+    if all(list(place.glob("*step=4*.ckpt")) for place in places):  # NeMo has not yet removed it: cut the newer one
+        last = 4
+        for newest in checkpoints.rglob("*step=6*.ckpt"):
+            newest.write_bytes(newest.read_bytes()[:1000])
+    assert f"train_lora: continues after step {last}" in finish(start(inputs, ranks))
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
     assert prepare(inputs / "work", ranks, "any") == 0  # asked for again, as by --forcerun, it would train again
     (inputs / "adapter.nemo").unlink()
