@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from download_model import snapshot_files, write_manifest
+from download_model import remove_snapshot, write_manifest
 
 
 def find_in_package(package):
@@ -32,8 +32,7 @@ def main():
         sys.exit(f"{gguf}: no such file. `gguf:` of the model is a *.gguf file or the name of an installed package.")
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    for file in snapshot_files(args.output_dir):  # another model's under the same name, perhaps links to it
-        file.unlink()
+    remove_snapshot(args.output_dir)
 
     import torch
     from tokenizers import processors

@@ -22,6 +22,12 @@ def snapshot_files(directory):
     return sorted(file for file in directory.iterdir() if any(fnmatch(file.name, pattern) for pattern in PATTERNS))
 
 
+def remove_snapshot(directory):
+    """Removes another model's files under the same name; of a local snapshot they are links, never written through."""
+    for file in snapshot_files(directory):
+        file.unlink()
+
+
 def write_manifest(directory, source, revision, known_sha256=None):
     """Describes the snapshot's files in directory/manifest.json, which says that they are all there.
 
@@ -70,8 +76,7 @@ def from_directory(snapshot, directory):
         sys.exit(f"{snapshot} holds no config.json: `snapshot:` of the model must be a Hugging Face snapshot.")
     if snapshot.resolve() == directory.resolve():
         sys.exit(f"{snapshot} is where the workflow keeps its own files: move the snapshot to another directory.")
-    for file in snapshot_files(directory):
-        file.unlink()
+    remove_snapshot(directory)
     for file in snapshot_files(snapshot):
         (directory / file.name).symlink_to(file.resolve())
     write_manifest(directory, str(snapshot), None)
