@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 
 demo: .venv/installed
 	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 8 minutes on 2 cores,"
@@ -20,6 +20,9 @@ lint: .venv/installed
 	ruff format --check .
 	snakefmt --check Snakefile workflow/rules/*.smk
 	snakemake --lint
+
+docs: .venv/installed
+	python docs/draw.py
 
 .venv/installed: envs/requirements.txt envs/nemo.txt
 	@echo "Setting up .venv: about 1 GB to fetch from PyPI, 3 GB of disk, 3 minutes. On Linux PyPI's torch is built for CUDA,"

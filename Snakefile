@@ -5,7 +5,10 @@ PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► trai
 """
 
 import json
+import os
 import shlex
+import shutil
+import subprocess
 
 from snakemake.utils import min_version, validate
 
@@ -19,6 +22,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/check_config.smk"
+include: "workflow/rules/preflight.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/data.smk"

@@ -62,3 +62,17 @@ def snakemake(directory, *arguments):
     return subprocess.run(
         command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
     )
+
+
+@pytest.fixture(scope="session")
+def chain(tiny_mistral, tmp_path_factory):
+    """The directory of a finished run of the workflow, tests/chain.yaml on the tiny Mistral, two jobs at a time."""
+    directory = tmp_path_factory.mktemp("chain")
+    copy_workflow(directory)
+    shutil.copyfile(ROOT / "tests/chain.yaml", directory / "chain.yaml")
+    commit = "git init -q && git add . && git -c user.name=test -c user.email=test@localhost commit -q -m test"
+    subprocess.run(commit, shell=True, check=True, cwd=directory)
+    shutil.copytree(tiny_mistral, directory / "tiny")
+    done = snakemake(directory, "--configfile", "chain.yaml", "--set-threads", "train_lora=1", "predict=1")
+    assert done.returncode == 0, done.stdout
+    return directory

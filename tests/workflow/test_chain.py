@@ -1,5 +1,9 @@
-"""The whole chain with the real NeMo on a tiny random Mistral: two processes in bf16 as the tutorial, one in fp32."""
+"""What the whole chain made of a tiny random Mistral: tests/chain.yaml."""
 
+import json
+import re
+import shutil
+import subprocess
 import tarfile
 
 import numpy as np
@@ -7,46 +11,17 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, copy_workflow, snakemake, torchrun
-from files import read_json, read_jsonl
+from conftest import ROOT, SCRIPTS, run_script, snakemake, torchrun
+from files import read_json, read_jsonl, sha256
 from pubmedqa import LABELS
 
-TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 4, "val_check_interval": 2, "lr": 1.0e-3}
-TRAIN |= {"warmup_steps": 1}
-FP32 = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
-TP2 = {"devices": 2, "tensor_model_parallel_size": 2}
-DP2 = {"devices": 2, "tensor_model_parallel_size": 1}
-NEMO = ["model.optim.weight_decay=0.1", "+trainer.limit_val_batches=1"]
-RUN = {"model": "tiny", "dataset": "trials", "predict": {"batch_size": 7, "tokens_to_generate": 6}}
-
-
-@pytest.fixture(scope="module")
-def chain(tiny_mistral, tmp_path_factory):
-    """A finished run of the workflow: its directory."""
-    directory = tmp_path_factory.mktemp("chain")
-    copy_workflow(directory)
-    config = {
-        "accelerator": "cpu",
-        "image": None,
-        "targets": ["base", "base-tp2", "tutorial", "lora"],
-        "models": {"tiny": {"snapshot": str(tiny_mistral)}},
-        "datasets": {"trials": {"simulate": 0, "sample": 24}},
-        "runs": {
-            "base": RUN | FP32 | DP2,
-            "base-tp2": RUN | FP32 | TP2,
-            "tutorial": RUN | TP2 | {"label": "reasoning_required_pred", "train": TRAIN | {"warmup_steps": 4}},
-            "lora": RUN | FP32 | {"train": TRAIN | {"nemo": NEMO}},
-        },
-    }
-    (directory / "test.yaml").write_text(yaml.safe_dump(config))
-    done = snakemake(directory, "--configfile", "test.yaml")
-    assert done.returncode == 0, done.stdout
-    return directory
+BASES = ["base", "base-tp2", "base-tp4", "base-dp2-tp2"]
+RUNS = [*BASES, "tutorial", "lora"]
 
 
 def test_table(chain):
     table = pd.read_csv(chain / "results/accuracy.tsv", sep="\t").set_index("run")
-    assert list(table.index) == ["majority", "human", "base", "base-tp2", "tutorial", "lora"]
+    assert list(table.index) == ["majority", "human", *RUNS]
     assert (table.test_set == "24 of 500, stratified").all()
     assert table.loc["majority", "accuracy"] == 54.2  # 13 of 24
     assert table.agreement_reasoning_required_pred.notna().to_dict()["tutorial"]
@@ -54,7 +29,7 @@ def test_table(chain):
     assert table.loc["lora", "accuracy"] == round(100 * metrics["accuracy"], 1)
 
 
-@pytest.mark.parametrize("run", ["base", "base-tp2", "tutorial", "lora"])
+@pytest.mark.parametrize("run", RUNS)
 def test_predictions_are_in_the_test_sets_order(chain, run):
     label = "reasoning_required_pred" if run == "tutorial" else "final_decision"
     test = read_jsonl(chain / f"results/data/trials/{label}/test.jsonl")
@@ -68,7 +43,10 @@ def test_predictions_are_in_the_test_sets_order(chain, run):
 
 def test_every_setting_reaches_nemo(chain):
     """As NeMo itself wrote it into the adapter."""
-    for run, expected in (("tutorial", {"warmup_steps": 4, "weight_decay": 0.01}), ("lora", {"weight_decay": 0.1})):
+    for run, expected in (
+        ("tutorial", {"lr": 1e-3, "warmup_steps": 4, "weight_decay": 0.01}),
+        ("lora", {"lr": 1e-4, "warmup_steps": 1, "weight_decay": 0.1}),
+    ):
         with tarfile.open(chain / f"results/runs/{run}/fold0/seed0/adapter.nemo") as adapter:
             model = yaml.safe_load(adapter.extractfile("./model_config.yaml"))
         assert model["seed"] == 1234 and model["data"]["train_ds"]["seed"] == 1234
@@ -77,7 +55,7 @@ def test_every_setting_reaches_nemo(chain):
         assert (model["precision"], model["megatron_amp_O2"]) == (("bf16", True) if run == "tutorial" else (32, False))
         lora = model["peft"]["lora_tuning"]
         assert (lora["target_modules"], lora["adapter_dim"], lora["alpha"]) == (["attention_qkv"], 32, 32)
-        assert model["optim"]["lr"] == 1e-3 and model["optim"]["sched"]["max_steps"] == 4
+        assert model["optim"]["sched"]["max_steps"] == 4
         found = model["optim"] | model["optim"]["sched"]
         assert {key: found[key] for key in expected} == expected
         label = "reasoning_required_pred" if run == "tutorial" else "final_decision"
@@ -89,9 +67,75 @@ def test_training_changes_the_scores(chain):
     assert all(b["logprob"] != t["logprob"] for b, t in zip(base, lora, strict=True))
 
 
-def test_a_second_run_has_nothing_to_do(chain):
-    done = snakemake(chain, "--configfile", "test.yaml", "--dry-run")
-    assert "Nothing to be done" in done.stdout, done.stdout
+def test_provenance(chain):
+    """Every step of a run with the files that it read and made, and the commit of the workflow."""
+    directory = chain / "results/runs/lora/fold0/seed0"
+    train, predict, evaluate = (
+        read_json(directory / "provenance.json")[s] for s in ("train_lora", "predict", "evaluate")
+    )
+    assert train["sha256"]["result"] == predict["sha256"]["adapter"] == sha256(directory / "adapter.nemo")
+    assert train["sha256"]["train"] == sha256(chain / "results/data/trials/final_decision/fold0/train.jsonl")
+    assert train["sha256"]["base"] == sha256(chain / "results/base/tiny/model_config.yaml")
+    assert predict["sha256"]["result"] == sha256(directory / "predictions.jsonl")
+    manifest = yaml.safe_load((chain / "results/base/tiny/model_config.yaml").read_text())["snapshot_manifest_sha256"]
+    assert manifest == sha256(chain / "resources/hf/tiny/manifest.json")
+    assert train["settings"]["lr"] == 1e-4 and train["settings"]["seed"] == 0
+    assert [attempt["after_step"] for attempt in train["attempts"]] == [0]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=chain, capture_output=True, text=True).stdout.strip()
+    for step in (train, predict, evaluate):
+        assert step["workflow"] == head and len(head) == 40
+        assert step["versions"]["torch"] == torch.__version__ and step["versions"]["nemo_toolkit"] == "2.2.1"
+        assert 0 < step["seconds"] < 600 and step["peak_memory_mb"] > 50 and step["host"]
+
+
+def test_evaluate_refuses_what_does_not_belong_together(chain, tmp_path):
+    lora, tutorial = (chain / f"results/runs/{run}/fold0/seed0" for run in ("lora", "tutorial"))
+    data = chain / "results/data/trials"
+    files = {
+        "predictions": lora / "predictions.jsonl",
+        "predict-provenance": lora / "predictions.provenance.json",
+        "train-provenance": lora / "adapter.provenance.json",
+        "test": data / "final_decision/test.jsonl",
+        "test-items": data / "items/test.json",
+    }
+    base = chain / "results/runs/base/fold0/seed0/predictions.jsonl"
+    for wrong, words in (
+        ({"train-provenance": tutorial / "adapter.provenance.json"}, "tell of different adapters: run predict again"),
+        ({"predictions": base}, f"{base} is not the result that"),
+    ):
+        options = [argument for name, path in (files | wrong).items() for argument in (f"--{name}", path)]
+        outputs = "--provenance", tmp_path / "provenance.json", "--output", tmp_path / "metrics.json"
+        done = run_script("evaluate.py", *options, "--label", "final_decision", *outputs, check=False)
+        assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
+        assert not list(tmp_path.iterdir())
+
+
+def losses(chain, run):
+    """{step: validation loss} as the log shows it."""
+    log = (chain / f"logs/train_lora/{run}/fold0-seed0.log").read_text()
+    found = re.findall(r"train_lora: validation loss (\S+) after (\d+) steps", log)
+    return {int(step): float(loss) for loss, step in found}
+
+
+def test_log_tells_stage_step_loss_and_end(chain):
+    log = (chain / "logs/train_lora/lora/fold0-seed0.log").read_text()
+    assert re.search(r"^\d\d:\d\d:\d\d train_lora: starts$", log, re.MULTILINE)
+    assert re.search(r"train_lora: 1 of 4 steps, ends about \d\d \w+ \d\d:\d\d, loss \d", log)
+    assert re.search(r"train_lora: 4 of 4 steps, loss \d", log) and list(losses(chain, "lora")) == [0, 2, 4]
+    log = (chain / "logs/predict/lora/fold0-seed0.log").read_text()
+    assert "predict: the model is loaded" in log and "predict: 4 of 4 batches" in log
+
+
+def test_losses_are_the_same_at_tensor_parallelism_1_2_and_4(chain):
+    adapters = [f"results/runs/lora-tp{ranks}/fold0/seed0/adapter.nemo" for ranks in (2, 4)]
+    done = snakemake(chain, *adapters, "--configfile", "chain.yaml", "--set-threads", "train_lora=1")
+    assert done.returncode == 0, done.stdout
+    alone = losses(chain, "lora")
+    assert alone[4] < alone[0] - 0.04  # it learns, by more than what is allowed between the shapes
+    for run in ("lora-tp2", "lora-tp4"):
+        shared = losses(chain, run)
+        assert shared[0] == pytest.approx(alone[0], abs=1e-4)  # untrained
+        assert shared == pytest.approx(alone, abs=2e-2)  # each rank draws its own first weights of the adapter
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +149,9 @@ def hugging_face(tiny_mistral):
     return model, sentencepiece.SentencePieceProcessor(model_file=str(tiny_mistral / "tokenizer.model"))
 
 
-@pytest.mark.parametrize("run", ["base", "base-tp2"])  # data parallel and tensor parallel, with a padded vocabulary
-def test_scores_and_text_are_hugging_faces(chain, hugging_face, run):
+def check_scores_and_text(predictions, hugging_face):
     model, tokenizer = hugging_face
-    for row in read_jsonl(chain / f"results/runs/{run}/fold0/seed0/predictions.jsonl"):
+    for row in predictions:
         prompt = tokenizer.encode(row["input"].strip(" "))
         for label, score in row["logprob"].items():
             answer = tokenizer.encode(label)
@@ -122,8 +165,26 @@ def test_scores_and_text_are_hugging_faces(chain, hugging_face, run):
         assert row["pred"] == tokenizer.decode(text[: text.index(2)] if 2 in text else text)
 
 
+@pytest.mark.parametrize("run", BASES)
+def test_scores_and_text_are_hugging_faces(chain, hugging_face, run):
+    """On one to four processes, data parallel, tensor parallel and both."""
+    check_scores_and_text(read_jsonl(chain / f"results/runs/{run}/fold0/seed0/predictions.jsonl"), hugging_face)
+
+
+def test_padded_words_take_no_part(chain, hugging_face, tmp_path):
+    """A vocabulary that two processes can't share evenly gets further words, here 32."""
+    base = shutil.copytree(chain / "results/base/tiny", tmp_path / "base")
+    config = yaml.safe_load((base / "model_config.yaml").read_text())
+    (base / "model_config.yaml").write_text(yaml.safe_dump(config | {"make_vocab_size_divisible_by": 128}))
+    settings = read_json(chain / "results/runs/base-tp2/fold0/seed0/predictions.provenance.json")["settings"]
+    files = "--base", base, "--test", chain / "results/data/trials/final_decision/test.jsonl"
+    output = "--settings", json.dumps(settings), "--output", tmp_path / "predictions.jsonl"
+    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *files, *output, processes=2)
+    check_scores_and_text(read_jsonl(tmp_path / "predictions.jsonl"), hugging_face)
+
+
 def test_packed_model_has_hugging_faces_logits(chain, hugging_face, tmp_path):
-    done = snakemake(chain, "results/base/tiny.nemo", "--configfile", "test.yaml")
+    done = snakemake(chain, "results/base/tiny.nemo", "--configfile", "chain.yaml")
     assert done.returncode == 0, done.stdout
     model, tokenizer = hugging_face
     rows = read_jsonl(chain / "results/data/trials/final_decision/test.jsonl")[:4]

@@ -1,7 +1,7 @@
 """Accuracy against PubMedQA's gold answers.
 
 In:   results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl
-Out:  results/runs/{run}/fold{fold}/seed{seed}/metrics.json
+Out:  results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json
       results/accuracy.tsv, the runs of targets: side by side
 """
 
@@ -10,10 +10,17 @@ rule evaluate:
     input:
         script="workflow/scripts/evaluate.py",
         predictions="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl",
+        predict_provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
+        train_provenance=branch(
+            lambda wildcards: "train" in config["runs"][wildcards.run],
+            then="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
+            otherwise=[],
+        ),
         test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
         test_items=of_run("<results>/data/{dataset}/items/test.json"),
     output:
-        "<results>/runs/{run}/fold{fold}/seed{seed}/metrics.json",
+        metrics="<results>/runs/{run}/fold{fold}/seed{seed}/metrics.json",
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/provenance.json",
     log:
         "<logs>/evaluate/{run}/fold{fold}-seed{seed}.log",
     conda:
@@ -24,10 +31,12 @@ rule evaluate:
         dataset=lookup("runs/{run}/dataset", within=config),
         base=lambda wildcards: "no" if "train" in config["runs"][wildcards.run] else "yes",
     shell:
-        "python {input.script} --predictions {input.predictions:q} --test {input.test:q} --test-items {input.test_items:q}"
+        "python {input.script} --predictions {input.predictions:q}"
+        " --predict-provenance {input.predict_provenance:q} --train-provenance {input.train_provenance:q}"
+        " --test {input.test:q} --test-items {input.test_items:q}"
         " --label {params.label} --name run={wildcards.run} fold={wildcards.fold} seed={wildcards.seed}"
         " model={params.model} dataset={params.dataset} label={params.label} base={params.base}"
-        " --output {output:q} &> {log:q}"
+        " --provenance {output.provenance:q} --output {output.metrics:q} &> {log:q}"
 
 
 rule compare_runs:

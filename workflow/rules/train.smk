@@ -3,6 +3,7 @@
 In:   results/base/{model}/, results/data/{dataset}/{label}/, runs: in config/config.yaml
 Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, and beside it training/ with checkpoints and NeMo's logs
       results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl
+      beside each its .provenance.json: settings, checksums, versions, machine, time and memory
 """
 
 
@@ -14,7 +15,8 @@ rule train_lora:
         train=of_run("<results>/data/{dataset}/{label}/fold{fold}/train.jsonl"),
         val=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),
     output:
-        "<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
     log:
         "<logs>/train_lora/{run}/fold{fold}-seed{seed}.log",
     benchmark:
@@ -27,7 +29,7 @@ rule train_lora:
         devices=lookup("runs/{run}/devices", within=config),
         base=subpath(input.base, parent=True),
         settings=settings("train"),
-        work_dir=subpath(output[0], parent=True),
+        work_dir=subpath(output.adapter, parent=True),
     shell:
         "torchrun --standalone --nproc-per-node {params.devices} {input.script}"
         " --accelerator {params.accelerator}"
@@ -37,7 +39,7 @@ rule train_lora:
         " --settings {params.settings:q}"
         " --seed {wildcards.seed}"
         " --work-dir {params.work_dir:q}/training"
-        " --output {output:q} &> {log:q}"
+        " --output {output.adapter:q} &> {log:q}"
 
 
 rule predict:
@@ -52,7 +54,8 @@ rule predict:
         ),
         test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
     output:
-        ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
+        predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
     log:
         "<logs>/predict/{run}/fold{fold}-seed{seed}.log",
     benchmark:
@@ -72,4 +75,4 @@ rule predict:
         " --adapter {input.adapter:q}"
         " --test {input.test:q}"
         " --settings {params.settings:q}"
-        " --output {output:q} &> {log:q}"
+        " --output {output.predictions:q} &> {log:q}"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 import yaml
-from files import read_json, sha256
+from files import read_json, refuse_full_disk, sha256
+from progress import Progress
 from safetensors import SafetensorError, safe_open
 
 ARCHITECTURES = ("MistralForCausalLM", "LlamaForCausalLM")
@@ -148,6 +149,7 @@ def convert_weights(snapshot, directory):
     checkpoint.write_no_state("model.decoder.final_layernorm")
     if not snapshot.tied:
         checkpoint.write("model.output_layer.weight", snapshot["lm_head.weight"])
+    progress = Progress("convert_model", snapshot.layers, "layers")
     for layer in range(snapshot.layers):
 
         def weight(name, layer=layer):
@@ -169,6 +171,8 @@ def convert_weights(snapshot, directory):
         write("mlp.linear_fc2.weight", weight("mlp.down_proj"))
         for module in LAYER_STATES:
             checkpoint.write_no_state(f"model.decoder.layers.{module}", layer, snapshot.layers)
+        progress.to(layer + 1)
+    progress.close()
 
 
 def copy_tokenizer(snapshot, directory):
@@ -204,7 +208,9 @@ def model_config(snapshot, tokenizer, dtype):
         "kv_channels": snapshot.head_dim,
         "init_method_std": c.get("initializer_range", 0.02),
         "layernorm_epsilon": c["rms_norm_eps"],
-        "make_vocab_size_divisible_by": math.gcd(c["vocab_size"], 128),
+        # NVIDIA's converter has it without the 8, whereby 32000 words are padded at a tensor parallelism of 4. Padding
+        # takes part in the loss, so the same run would have other losses there.
+        "make_vocab_size_divisible_by": max(1, math.gcd(c["vocab_size"], 128) // 8),
         "rotary_base": c.get("rope_theta") or (c.get("rope_parameters") or {}).get("rope_theta", 10000.0),
         "share_embeddings_and_output_weights": snapshot.tied,
         "tokenizer": tokenizer,
@@ -228,6 +234,8 @@ def main():
         sys.exit(f"{args.snapshot}: {problem}.")
     partial = args.output_dir.with_name(f".{args.output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed
+    args.output_dir.parent.mkdir(parents=True, exist_ok=True)
+    refuse_full_disk(args.output_dir.parent, sum(file.stat().st_size for file in args.snapshot.glob("*.safetensors")))
     try:
         convert_weights(snapshot, partial / "model_weights")
         tokenizer = copy_tokenizer(snapshot, partial)

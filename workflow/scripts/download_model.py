@@ -6,20 +6,28 @@ HF_TOKEN, HF_HOME and HF_ENDPOINT mean what they mean to huggingface_hub.
 """
 
 import argparse
+import contextlib
 import sys
+import threading
 from fnmatch import fnmatch
 from pathlib import Path
 
-from files import sha256, write_json
+from files import refuse_full_disk, sha256, write_json
+from progress import Progress
 
 # Not "*.safetensors": some repositories hold the same weights a second time as consolidated.safetensors.
 PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 PATTERNS += ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
 
 
+def belongs(name):
+    """Is this file of a repository fetched?"""
+    return any(fnmatch(name, pattern) for pattern in PATTERNS)
+
+
 def snapshot_files(directory):
     """The files of a directory that belong to a snapshot, sorted."""
-    return sorted(file for file in directory.iterdir() if any(fnmatch(file.name, pattern) for pattern in PATTERNS))
+    return sorted(file for file in directory.iterdir() if belongs(file.name))
 
 
 def remove_snapshot(directory):
@@ -44,17 +52,51 @@ def write_manifest(directory, source, revision, known_sha256=None):
     print(f"{directory}: {len(files)} files, {size / 1e9:.2f} GB, from {source}")
 
 
+def size_of(directory):
+    """Bytes of what has arrived, half files in huggingface_hub's folder among them."""
+    total = 0
+    for file in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # renamed in this moment
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+@contextlib.contextmanager
+def showing_progress(directory, size):
+    """Shows each second how many of `size` bytes have arrived."""
+    progress, end = Progress("download_model", size, "B", size_of(directory)), threading.Event()
+
+    def show():
+        while not end.wait(1):
+            progress.to(min(size_of(directory), size - 1))
+
+    thread = threading.Thread(target=show)
+    thread.start()
+    try:
+        yield
+        progress.to(size)
+    finally:
+        end.set()
+        thread.join()
+        progress.close()
+
+
 def from_hub(repo, revision, directory):
     for file in snapshot_files(directory):
         if file.is_symlink():  # of a local snapshot under the same name: nothing is written through it
             file.unlink()
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
     from requests.exceptions import RequestException
 
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        snapshot_download(repo, revision=info.sha, local_dir=directory, allow_patterns=PATTERNS)
+        size = sum(file.size for file in info.siblings if belongs(file.rfilename))
+        refuse_full_disk(directory, size - size_of(directory))
+        disable_progress_bars()  # one for each file; ours is of the whole
+        with showing_progress(directory, size):
+            snapshot_download(repo, revision=info.sha, local_dir=directory, allow_patterns=PATTERNS)
     except GatedRepoError:
         sys.exit(f"{repo} is gated: accept its terms on its page on the Hub, then set HF_TOKEN or log in with hf auth.")
     except RevisionNotFoundError:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from files import read_json, read_jsonl, write_json
+from provenance import check, describe
 from pubmedqa import LABELS, read_answer
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -57,19 +58,37 @@ def evaluate(predictions, test, items, label):
     return metrics | {"answers": answers}
 
 
+def join_provenance(train, predict, predictions, test):
+    """{step: its provenance} of the files `train` (or None) and `predict`; ValueError where they don't fit together."""
+    steps = {"predict": read_json(predict)}
+    check(predict, steps["predict"], result=predictions, test=test)
+    if train:
+        steps = {"train_lora": read_json(train), **steps}
+        for made, used in ("result", "adapter"), ("base", "base"):
+            if steps["train_lora"]["sha256"][made] != steps["predict"]["sha256"].get(used):
+                raise ValueError(f"{predict} and {train} tell of different {used}s: run predict again")
+    return steps
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", required=True, type=Path, help="written by predict.py")
+    parser.add_argument("--predict-provenance", required=True, type=Path, help="written by predict.py")
+    parser.add_argument("--train-provenance", nargs="?", type=Path, help="written by train_lora.py; none: the base")
     parser.add_argument("--test", required=True, type=Path, help="JSON Lines with the items that were to be predicted")
     parser.add_argument("--test-items", required=True, type=Path, help="JSON: {pmid: item}, the whole test set")
     parser.add_argument("--label", required=True, help="the items' key that was the answer in training")
     parser.add_argument("--name", nargs="*", default=[], metavar="KEY=VALUE", help="kept in the output")
+    parser.add_argument("--provenance", required=True, type=Path, help="where every step's is joined")
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
     try:
         metrics = evaluate(read_jsonl(args.predictions), read_jsonl(args.test), read_json(args.test_items), args.label)
+        steps = join_provenance(args.train_provenance, args.predict_provenance, args.predictions, args.test)
     except ValueError as error:
         sys.exit(f"{args.predictions}: {error}.")
+    steps["evaluate"] = describe({"label": args.label}, {"test_items": args.test_items})
+    write_json(args.provenance, steps, indent=1)
     write_json(args.output, dict(name.split("=", 1) for name in args.name) | metrics, indent=1)
     print(f"{args.output}: accuracy {metrics['accuracy']:.1%}, macro-F1 {metrics['macro_f1']:.1%}")
 

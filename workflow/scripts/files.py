@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 
 
@@ -18,6 +20,13 @@ def replacing(path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_full_disk(directory, size):
+    """Exits where fewer than `size` bytes are free for an existing directory's files."""
+    if (free := shutil.disk_usage(directory).free) < size:
+        needs = f"needs {size / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free"
+        sys.exit(f"{directory}: {needs}. Make room, or let `pathvars` in the configuration point elsewhere.")
 
 
 def sha256(path):

@@ -16,8 +16,10 @@ import tempfile
 from pathlib import Path
 
 from files import read_jsonl, write_jsonl
+from nemo_setup import load_config, prepare_nemo, refuse_long_prompts, refuse_tensor_parallelism, use_tokenizer_of
+from progress import Progress, say
+from provenance import record
 from pubmedqa import LABELS
-from train_lora import load_config, prepare_nemo, refuse_long_prompts, use_tokenizer_of
 
 
 def load_model(config):
@@ -125,6 +127,8 @@ def predict(config):
     from megatron.core import parallel_state
 
     model = load_model(config)
+    if os.environ["RANK"] == "0":
+        say("predict", "the model is loaded")
     longest = config.settings.max_seq_length - config.settings.tokens_to_generate - 1
     refuse_long_prompts(model.tokenizer, config.settings.test, longest)
     dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]  # tokens as in training
@@ -136,11 +140,14 @@ def predict(config):
     batches = [order[i : i + config.settings.batch_size] for i in range(0, len(order), config.settings.batch_size)]
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     predictions = {}
+    progress = Progress("predict", len(batches), "batches") if os.environ["RANK"] == "0" else None
     for number, batch in enumerate(batches[rank::ranks], start=1):
         for index, (text, scores) in zip(batch, predictor.predict([prompts[index] for index in batch])):
             predictions[index] = (model.tokenizer.ids_to_text(text), scores)
-        if torch.distributed.get_rank() == 0:
-            print(f"predict: {min(number * ranks, len(batches))} of {len(batches)} batches", flush=True)
+        if progress:
+            progress.to(min(number * ranks, len(batches)))
+    if progress:
+        progress.close()
     everyones = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyones, predictions)
     return {index: prediction for one in everyones for index, prediction in one.items()}
@@ -163,6 +170,7 @@ def main():
     config = load_config("predict.yaml", {**args.settings, "accelerator": args.accelerator, **paths})
     # NeMo counts batches over all copies of the model; predict() makes its own, each one micro batch to NeMo
     config.model.global_batch_size = config.settings.devices // config.settings.tensor_model_parallel_size
+    refuse_tensor_parallelism(args.base, config.settings.tensor_model_parallel_size)
     prepare_nemo(args.accelerator)
     predictions = predict(config)
     if os.environ["RANK"] == "0":
@@ -175,6 +183,8 @@ def main():
             row = {"pmid": item["pmid"], "input": item["input"], "pred": text, "label": item["output"]}
             rows.append(row | {"logprob": scores})
         write_jsonl(args.output, rows)
+        inputs = {"base": args.base / "model_config.yaml", "adapter": args.adapter, "test": args.test}
+        record(args.output, args.settings, inputs)
         shutil.rmtree(index_dir)
 
 

@@ -6,78 +6,45 @@ Needs only NeMo and what NeMo needs. Written for NeMo from March 2024 (NVIDIA's 
 """
 
 import argparse
-import ctypes
 import io
 import json
 import os
-import signal
+import socket
 import sys
 import tarfile
 import time
 from pathlib import Path
 
 from files import read_jsonl, replacing
+from nemo_setup import load_config, prepare_nemo, refuse_long_prompts, refuse_tensor_parallelism, use_tokenizer_of
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from progress import Progress, say
+from provenance import START, record
 from resume import fingerprint, forget, make_exact, prepare
 
 NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
 
 
-def load_config(yaml, settings):
-    """NeMo's configuration: the YAML beside the script, its `settings`, then the dotted overrides of settings["nemo"].
+def show_progress(trainer):
+    """Says each step's loss and each validation's."""
+    from nemo.utils.exp_manager import Callback  # Lightning's, which lies elsewhere in older generations
 
-    An override of a key that the YAML has not needs a + in front, as in Hydra; without it, this exits.
-    """
-    config = OmegaConf.load(Path(__file__).with_name(yaml))
-    OmegaConf.set_struct(config, True)
-    overrides = settings.get("nemo", [])
-    config = OmegaConf.merge(config, {"settings": {key: value for key, value in settings.items() if key != "nemo"}})
-    for override in overrides:
-        OmegaConf.set_struct(config, not override.startswith("+"))  # as Hydra: + adds a key that is not there
-        try:
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override.lstrip("+")]))
-        except OmegaConfBaseException as error:
-            sys.exit(f"nemo override {override}: {str(error).splitlines()[0]} ({yaml} lists the keys)")
-    OmegaConf.resolve(config)
-    return config
+    class ShowProgress(Callback):
+        def on_train_start(self, trainer, model):
+            self.bar = Progress("train_lora", trainer.max_steps, "steps", trainer.global_step)
 
+        def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+            self.bar.to(trainer.global_step, loss=float(trainer.callback_metrics["reduced_train_loss"]))
 
-def prepare_nemo(accelerator):
-    """Supplies what NeMo misses on this machine. Before any other import of nemo or megatron."""
-    # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if accelerator == "cpu":
-        import nemo_cpu
+        def on_validation_end(self, trainer, model):
+            loss = float(trainer.callback_metrics["validation_loss"])
+            say("train_lora", f"validation loss {loss:.5f} after {trainer.global_step} steps")
 
-        nemo_cpu.install()
-        return
-    import importlib.util
+        def on_train_end(self, trainer, model):
+            self.bar.close()
 
-    import torch
-
-    if not torch.cuda.is_available():
-        sys.exit("accelerator: gpu, but torch sees no GPU here: ask for one (SLURM --gres, apptainer --nv).")
-    if importlib.util.find_spec("transformer_engine") is None:
-        import nemo_torch
-
-        nemo_torch.install()
-
-
-def use_tokenizer_of(base, model_config):
-    """A Hugging Face tokenizer is a directory of the base: its path stands in no file, as the base may be moved."""
-    if model_config.tokenizer.library == "huggingface":
-        model_config.tokenizer.type = os.path.join(base, "tokenizer")
-
-
-def refuse_long_prompts(tokenizer, file, longest):
-    """Exits where a prompt of a JSON Lines file has more than `longest` tokens; NeMo would cut off its end."""
-    for row in read_jsonl(file):
-        if (tokens := len(tokenizer.text_to_ids(row["input"].strip(" ")))) > longest:
-            sys.exit(
-                f"{file}: the prompt of {row['pmid']} has {tokens} tokens; max_seq_length leaves {longest} for it."
-            )
+    if os.environ["RANK"] == "0":
+        trainer.callbacks.append(ShowProgress())
 
 
 def train(config):
@@ -93,6 +60,7 @@ def train(config):
     trainer = MegatronLMPPTrainerBuilder(config).create_trainer()
     config.trainer.precision = precision  # older builders leave None there
     make_exact(trainer, config.trainer.max_steps, config.model.seed)
+    show_progress(trainer)
     known = ExpManagerConfig.__dataclass_fields__  # not every generation has every key
     exp_manager(trainer, OmegaConf.masked_copy(config.exp_manager, [key for key in config.exp_manager if key in known]))
     base = config.model.restore_from_path
@@ -155,17 +123,24 @@ def main():
     arguments = {"accelerator": args.accelerator, "seed": NEMO_SEED + args.seed, **paths}
     config = load_config("train_lora.yaml", {**args.settings, **arguments})
 
+    tensor_parallel = args.settings["tensor_model_parallel_size"]
+    inputs = {"base": args.base / "model_config.yaml", "train": args.train, "val": args.val}
+    attempts = args.work_dir / "state/attempts.jsonl"
+    refuse_tensor_parallelism(args.base, tensor_parallel)
+
     def prepare_work_dir():
-        files = args.base / "model_config.yaml", args.train, args.val
-        fixed = fingerprint(OmegaConf.to_container(config), files)
-        step = prepare(args.work_dir, args.settings["tensor_model_parallel_size"], fixed)
-        print(f"train_lora: continues after step {step}" if step else "train_lora: starts", flush=True)
+        step = prepare(args.work_dir, tensor_parallel, fingerprint(OmegaConf.to_container(config), inputs.values()))
+        say("train_lora", f"continues after step {step}" if step else "starts")
+        attempt = {"started": START.isoformat(timespec="seconds"), "host": socket.gethostname(), "after_step": step}
+        with open(attempts, "a") as file:
+            file.write(json.dumps(attempt) + "\n")
 
     on_first_rank(prepare_work_dir, args.work_dir / "state/ready")
     prepare_nemo(args.accelerator)
     adapter = train(config)
     if os.environ["RANK"] == "0":
         publish(adapter, args.output)
+        record(args.output, args.settings | {"seed": args.seed}, inputs, attempts=read_jsonl(attempts))
         forget(args.work_dir)
 
 

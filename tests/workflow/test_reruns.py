@@ -1,0 +1,150 @@
+"""What a change re-runs, shown by dry runs after a full one; each job is written as rule/run."""
+
+import os
+import re
+import shutil
+
+import pytest
+import yaml
+from conftest import ROOT, snakemake
+
+LORA = {"train_lora/lora", "predict/lora", "evaluate/lora"}
+TABLE = {"compare_runs"}
+
+
+def planned(directory, *arguments, config="chain.yaml"):
+    """The jobs that Snakemake would run there, `all` left out."""
+    done = snakemake(directory, "--dry-run", "--configfile", config, *arguments)
+    assert done.returncode == 0, done.stdout
+    jobs = set()
+    for rule, job in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", done.stdout, re.MULTILINE):
+        wildcards = dict(part.split("=") for part in re.findall(r"\w+=[^,\s]+", job.split("wildcards: ")[-1]))
+        jobs.add(f"{rule}/{wildcards['run']}" if "wildcards: " in job and "run" in wildcards else rule)
+    return jobs - {"all"}
+
+
+@pytest.fixture
+def copy(chain, tmp_path):
+    """A copy of the finished run, to change."""
+    return shutil.copytree(chain, tmp_path / "chain", symlinks=True)
+
+
+@pytest.fixture
+def changed(chain):
+    """changed(change) is what would run with a configuration on which change(config) has been done."""
+
+    def planned_after(change):
+        config = yaml.safe_load((chain / "chain.yaml").read_text())
+        change(config)
+        (chain / "changed.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        return planned(chain, config="changed.yaml")
+
+    return planned_after
+
+
+def edit(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_nothing_changed(chain):
+    assert planned(chain) == set()
+
+
+def test_order_and_comments_in_the_configuration(chain):
+    config = yaml.safe_load((chain / "chain.yaml").read_text())
+
+    def reverse(value):
+        return {key: reverse(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+    (chain / "changed.yaml").write_text("# a comment\n" + yaml.safe_dump(reverse(config), sort_keys=False))
+    assert planned(chain, config="changed.yaml") == set()
+
+
+def test_learning_rate_of_a_run(changed):
+    assert changed(lambda config: config["runs"]["lora"]["train"].update(lr=2.0e-3)) == LORA | TABLE
+
+
+def test_prediction_setting(changed):
+    def change(config):
+        config["runs"]["lora"]["predict"] = {**config["runs"]["lora"]["predict"], "tokens_to_generate": 5}
+
+    assert changed(change) == {"predict/lora", "evaluate/lora"} | TABLE
+
+
+def test_new_run(changed):
+    def change(config):
+        config["runs"]["new"] = config["runs"]["lora"]
+        config["targets"].append("new")
+
+    assert changed(change) == {"train_lora/new", "predict/new", "evaluate/new"} | TABLE
+
+
+def test_new_seed(chain, changed):
+    jobs = changed(lambda config: config["runs"]["lora"].update(seeds=[0, 1]))
+    assert jobs == LORA | TABLE
+    done = snakemake(chain, "--dry-run", "--configfile", "changed.yaml")
+    assert "seed=1" in done.stdout and "seed=0" not in done.stdout
+
+
+def test_new_fold(chain, changed):
+    jobs = changed(lambda config: config["runs"]["lora"].update(folds=[0, 3]))
+    assert jobs == LORA | TABLE | {"write_jsonl"}
+    done = snakemake(chain, "--dry-run", "--configfile", "changed.yaml")
+    assert "fold=3" in done.stdout and "fold=0" not in done.stdout
+    assert "fold3/train.jsonl" in done.stdout and "test.jsonl\n    jobid" not in done.stdout
+
+
+def test_removed_run(changed):
+    assert changed(lambda config: config["targets"].remove("base-tp4")) == TABLE
+
+
+def test_data_that_is_only_tested_on(copy):
+    """Touched, with other contents: nothing is trained."""
+    edit(copy / "results/data/trials/items/test.json", "a", "b")
+    jobs = planned(copy)
+    assert "write_jsonl" in jobs and {"predict/lora", "evaluate/lora"} <= jobs
+    assert not any(job.startswith(("train_lora", "convert_model", "split_folds")) for job in jobs)
+
+
+def test_evaluation_script(copy):
+    edit(copy / "workflow/scripts/evaluate.py", "import math", "import math  # edited")
+    assert {job.split("/")[0] for job in planned(copy)} == {"evaluate", "compare_runs"}
+
+
+def test_training_script(copy):
+    """Trains nothing again unless forced to, as the README says."""
+    edit(copy / "workflow/scripts/train_lora.py", "import json", "import json  # edited")
+    assert planned(copy) == set()
+    forced = planned(copy, "results/runs/lora/fold0/seed0/metrics.json", "--forcerun", "train_lora")
+    assert forced == LORA
+
+
+def test_threads_resources_and_profile(copy):
+    edit(copy / "workflow/rules/train.smk", "threads: 16", "threads: 8")
+    assert planned(copy) == set()
+    assert planned(copy, "--set-resources", "train_lora:mem_mb=9000", "--set-threads", "train_lora=3") == set()
+    assert planned(copy, "--profile", "profiles/nig-slurm") == set()
+
+
+@pytest.fixture
+def empty(tmp_path):
+    for name in ("workflow", "config", "profiles", "envs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("Snakefile", "tests/chain.yaml"):
+        (tmp_path / os.path.basename(name)).symlink_to(ROOT / name)
+    return tmp_path
+
+
+DATA = {"simulate_trials", "split_folds", "write_jsonl"}
+MODEL = {"download_model", "convert_model"}
+
+
+def test_one_target(empty):
+    assert planned(empty, "results/runs/lora/fold0/seed0/metrics.json") == LORA | DATA | MODEL
+    assert planned(empty, "results/base/tiny.nemo") == MODEL | {"pack_model"}
+
+
+def test_until(empty):
+    assert planned(empty, "--until", "convert_model", "write_jsonl") == DATA | MODEL

@@ -1,0 +1,66 @@
+"""Checks what the configuration alone does not tell: files named on the command line, the models' heads, and, where
+training or prediction are to run, the image and the GPUs."""
+
+from snakemake.settings.types import DeploymentMethod
+
+
+def check_target(target):
+    """Ends where a file under results/runs/ is of a run, fold or seed that there can't be."""
+    runs = Path(workflow.pathvars.apply("<results>/runs"))
+    if runs not in Path(target).parents:
+        return
+    run, fold, seed = (*Path(target).relative_to(runs).parts, "", "")[:3]
+    if run not in config["runs"]:
+        sys.exit(f"{target}: {run} is not among runs: {', '.join(config['runs'])}")
+    if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed\d+", seed):
+        sys.exit(f"{target}: {fold}/{seed} is none of fold0/seed0, fold0/seed1, …, fold9/…")
+
+
+def check_heads(name, run):
+    """Ends where the model's heads can't be shared out; a model that is not there yet is checked by the job itself."""
+    model, tp = config["models"][run["model"]], run["tensor_model_parallel_size"]
+    fetched = Path(workflow.pathvars.apply("<resources>/hf"), run["model"])
+    manifest = fetched / "manifest.json"
+    if "repo" in model and not (manifest.exists() and json.loads(manifest.read_text())["source"] == model["repo"]):
+        return
+    file = Path(model.get("snapshot", fetched), "config.json")
+    heads = json.loads(file.read_text()) if file.is_file() else {}
+    for key in ("num_attention_heads", "num_key_value_heads"):
+        if heads.get(key, tp) % tp:
+            problem = f"{tp} does not divide the {heads[key]} {key} of {run['model']} ({file})"
+            refuse(["runs", name, "tensor_model_parallel_size"], problem)
+
+
+def gpus_here():
+    """How many GPUs a job on this machine would see."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len(visible.replace(",", " ").split())
+    if not shutil.which("nvidia-smi"):
+        return 0
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU ")
+
+
+def check_machine():
+    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in ("train_lora", "predict")]
+    if not jobs:
+        return
+    if image := config["image"]:
+        if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method:
+            refuse(["image"], f"{image} is only used with --sdm apptainer; add that, or set image: null to do without")
+        if "://" not in image and not Path(image).is_file():
+            refuse(["image"], f"there is no {image}; get it: apptainer pull {image} docker://nvcr.io/nvidia/nemo:24.03")
+    if config["accelerator"] == "gpu" and workflow.local_exec:
+        run = max((job.wildcards.run for job in jobs), key=lambda run: config["runs"][run]["devices"])
+        if (devices := config["runs"][run]["devices"]) > (gpus := gpus_here()):
+            problem = f"{devices}, but this machine has {gpus} GPUs; run on a cluster (--profile) or set fewer"
+            refuse(["runs", run, "devices"], problem)
+
+
+for argument in sys.argv[1:]:  # Snakemake knows its targets only later
+    check_target(argument)
+for name, run in config["runs"].items():
+    check_heads(name, run)
+
+
+onstart:
+    check_machine()

@@ -1,0 +1,65 @@
+"""Where a result comes from. Training and prediction write {result}.provenance.json beside their result; evaluate.py
+joins them to provenance.json of the run's directory."""
+
+import datetime
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from files import sha256, write_json
+
+PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "transformer-engine", "scikit-learn")
+START = datetime.datetime.now(datetime.timezone.utc)  # of this process
+
+
+def versions():
+    """{package: version} of those that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(settings, files):
+    """What this process did so far. settings: JSON values; files: {name: path, or None}.
+
+    workflow is the commit, with -dirty where files differ from it; Snakemake puts it into WORKFLOW_COMMIT.
+    seconds and peak_memory_mb are this process's, one of those that torchrun started.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return {
+        "settings": settings,
+        "sha256": {name: sha256(path) for name, path in files.items() if path},
+        "workflow": os.environ.get("WORKFLOW_COMMIT") or None,
+        "versions": versions(),
+        "host": platform.node(),
+        "image": os.environ.get("APPTAINER_CONTAINER"),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "started": START.isoformat(timespec="seconds"),
+        "seconds": round((datetime.datetime.now(datetime.timezone.utc) - START).total_seconds(), 1),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 10**6,
+    }
+
+
+def record(result, settings, files, **more):
+    """Writes {result}.provenance.json: how this process made it, on which GPUs."""
+    import torch
+
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    names = [torch.cuda.get_device_name(gpu) for gpu in gpus]
+    peak = torch.cuda.max_memory_allocated() // 10**6 if gpus else None
+    description = describe(settings, {**files, "result": result}) | {"gpus": names, "peak_gpu_memory_mb": peak, **more}
+    write_json(Path(result).with_suffix(".provenance.json"), description, indent=1)
+
+
+def check(file, description, **files):
+    """ValueError where one of files, {name: path}, is not the one that the description, read from `file`, names."""
+    for name, path in files.items():
+        if sha256(path) != description["sha256"].get(name):
+            raise ValueError(f"{path} is not the {name} that {file} tells of: one of them was changed or is left over")
