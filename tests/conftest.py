@@ -1,7 +1,10 @@
+import contextlib
 import os
+import pty
 import shutil
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,20 @@ def run_script(name, *arguments, check=True, **variables):
     return done
 
 
+def on_terminal(*command):
+    """Runs a command on a terminal of its own; returns its exit code and what it showed there."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, 120))
+    process = subprocess.Popen(list(map(str, command)), stdin=its, stdout=its, stderr=its, env=environment())
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # of the end, on Linux
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
 def torchrun(script, *arguments, processes=1):
     """Runs a script under torchrun, as the rules do."""
     command = ["torchrun", "--standalone", "--nproc-per-node", str(processes), script, *map(str, arguments)]
@@ -56,12 +73,11 @@ def copy_workflow(directory):
     shutil.copyfile(ROOT / "Snakefile", directory / "Snakefile")
 
 
-def snakemake(directory, *arguments):
+def snakemake(directory, *arguments, timeout=None):
     """Runs Snakemake there; returns the finished process with its output, both streams together, as text."""
-    command = ["snakemake", "--cores", "all", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
-    )
+    command = ["snakemake", *map(str, arguments), "--cores", "all"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": timeout}
+    return subprocess.run(command, cwd=directory, **options)
 
 
 @pytest.fixture(scope="session")

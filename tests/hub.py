@@ -1,4 +1,4 @@
-"""A small server that speaks as much of the Hugging Face Hub's protocol as a download of one public model needs."""
+"""A small server that speaks as much of the Hugging Face Hub's protocol as a download of one model needs."""
 
 import hashlib
 import http.server
@@ -8,8 +8,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def serve_hub(repo, commit, files):
-    """Serves {file name: bytes} as `repo` at `commit`, *.safetensors as LFS files. Yields its URL and the requests."""
+def serve_hub(repo, commit, files, gated=False, size=0):
+    """Serves {file name: bytes} as `repo` at `commit`, *.safetensors as LFS files. Yields its URL and the requests.
+
+    gated: without a token its files are refused. size: what it says that each file has, if not 0.
+    """
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     seen = []
 
@@ -31,13 +34,15 @@ def serve_hub(repo, commit, files):
             if path in (f"/api/models/{repo}/revision/{commit}", f"/api/models/{repo}/revision/main"):
                 siblings = []
                 for name, content in files.items():
-                    sibling = {"rfilename": name, "size": len(content), "blobId": sha256[name][:40]}
+                    sibling = {"rfilename": name, "size": size or len(content), "blobId": sha256[name][:40]}
                     if name.endswith(".safetensors"):
                         sibling["lfs"] = {"sha256": sha256[name], "size": len(content), "pointerSize": 134}
                     siblings.append(sibling)
                 self.reply(200, json.dumps({"id": repo, "sha": commit, "siblings": siblings}).encode())
             elif path.startswith(f"/api/models/{repo}/revision/"):
                 self.reply(404, X_Error_Code="RevisionNotFound")
+            elif gated and "/resolve/" in path and "Authorization" not in self.headers:
+                self.reply(401, X_Error_Code="GatedRepo")
             elif path.startswith(f"/{repo}/resolve/{commit}/") and (name := path.rsplit("/", 1)[1]) in files:
                 self.reply(200, files[name], ETag=f'"{sha256[name]}"', X_Repo_Commit=commit)
             else:

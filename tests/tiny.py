@@ -20,7 +20,7 @@ WINDOW = 48  # shorter than the prompts: the sliding window takes part
 def make_tiny_mistral(directory):
     """Four layers of width 128, 8 heads in 4 groups, head_dim 24 (not width / heads), three shards in bf16.
 
-    480 words: 4 tensor-parallel ranks share them without padding.
+    400 words: 4 tensor-parallel ranks share them without padding.
     """
     directory = Path(directory)
     directory.mkdir(parents=True)
@@ -28,7 +28,7 @@ def make_tiny_mistral(directory):
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(line for text in texts for line in text.splitlines()),
         model_prefix=str(directory / "tokenizer"),
-        vocab_size=480,
+        vocab_size=400,
         model_type="bpe",
         byte_fallback=True,
         unk_id=0,
@@ -45,7 +45,7 @@ def make_tiny_mistral(directory):
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     torch.manual_seed(0)
     config = MistralConfig(
-        vocab_size=480,
+        vocab_size=400,
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=4,

@@ -46,6 +46,27 @@ def test_download_says_what_is_not_there(tmp_path, repo, revision, words):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
+def test_gated_model_without_token(tmp_path):
+    with serve_hub("org/model", COMMIT, {"config.json": b"{}"}, gated=True) as (endpoint, _):
+        hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
+        arguments = "--repo", "org/model", "--revision", COMMIT, "--output-dir", tmp_path / "out"
+        done = run_script("download_model.py", *arguments, check=False, **hub)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert "org/model is gated: accept its terms on its page on the Hub, then set HF_TOKEN" in done.stderr
+        assert not (tmp_path / "out/manifest.json").exists()
+        assert run_script("download_model.py", *arguments, HF_TOKEN="hf_abc", **hub).returncode == 0
+
+
+def test_download_that_the_disk_cannot_hold(tmp_path):
+    with serve_hub("org/model", COMMIT, {"model.safetensors": b"1"}, size=10**18) as (endpoint, seen):
+        hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home")}
+        arguments = "--repo", "org/model", "--revision", COMMIT, "--output-dir", tmp_path / "out"
+        done = run_script("download_model.py", *arguments, check=False, **hub)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "out: needs 1000000000.0 GB of disk, " in done.stderr and "Make room" in done.stderr
+    assert not any("/resolve/" in request for request in seen)
+
+
 @pytest.fixture
 def snapshot(tiny_mistral, tmp_path):
     """The tiny model linked by the workflow, its links replaced by files that a test may change."""
@@ -150,6 +171,14 @@ def test_truncated_shard_is_named(snapshot, tmp_path):
     done = convert(snapshot, tmp_path / "base", check=False)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert f"{shard}: not a whole safetensors file" in done.stderr
+
+
+def test_conversion_that_the_disk_cannot_hold(snapshot, tmp_path):
+    with open(snapshot / "other.safetensors", "wb") as file:
+        file.truncate(2 * shutil.disk_usage(tmp_path).free)  # a file of holes takes no room
+    done = convert(snapshot, tmp_path / "base", check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "GB of disk, " in done.stderr
+    assert not list(tmp_path.glob(".base*")) and not (tmp_path / "base").exists()
 
 
 def test_tied_embeddings_write_no_output_layer(snapshot, tmp_path):

@@ -1,4 +1,8 @@
-"""A mistake in the configuration ends at once, in one line that names file, key, value and remedy."""
+"""A mistake ends at once, before any job, in one line that names file, key, value and remedy."""
+
+import json
+import re
+import shutil
 
 import pytest
 from conftest import copy_workflow, snakemake
@@ -42,14 +46,20 @@ def workflow(tmp_path_factory):
     return directory
 
 
+def said(workflow, *arguments):
+    """What Snakemake says before any job, without its own heading, where it ends within 20 seconds."""
+    done = snakemake(workflow, *arguments, timeout=20)
+    assert done.returncode == 1 and "Traceback" not in done.stdout and not (workflow / "results").exists()
+    said = re.split(r"^total +\d+\n", done.stdout, flags=re.MULTILINE)[-1].strip().splitlines()
+    general = ("Using workflow", "Config file", "Assuming")
+    return [line for line in said if not line.startswith(general)]
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_explained(workflow, mistake):
     (workflow / "mine.yaml").write_text(mistake)
-    done = snakemake(workflow, "--dry-run", "--configfile", "mine.yaml")
-    assert done.returncode == 1
-    general = ("Using workflow", "Config file", "Assuming")
-    said = [line for line in done.stdout.splitlines() if not line.startswith(general)]
-    assert len(said) == 1 and MISTAKES[mistake] in said[0], done.stdout
+    lines = said(workflow, "--dry-run", "--configfile", "mine.yaml")
+    assert len(lines) == 1 and MISTAKES[mistake] in lines[0], lines
 
 
 def test_the_last_file_that_has_the_key_is_named(workflow):
@@ -57,3 +67,52 @@ def test_the_last_file_that_has_the_key_is_named(workflow):
     (workflow / "second.yaml").write_text("runs: {lora: {train: {lr: 1e-5}}}")
     done = snakemake(workflow, "--dry-run", "--configfile", "first.yaml", "second.yaml")
     assert "second.yaml: runs.lora.train.lr: '1e-5' is text" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora"),
+        ("lora/fold12/seed0/metrics.json", "fold12/seed0 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
+        ("lora/fold0/metrics.json", "fold0/metrics.json is none of fold0/seed0"),
+    ],
+)
+def test_unknown_target(workflow, target, words):
+    lines = said(workflow, "--dry-run", f"results/runs/{target}")
+    assert len(lines) == 1 and lines[0].startswith(f"results/runs/{target}: {words}"), lines
+
+
+MACHINE = {
+    "image: there_1.0.sif": "mine.yaml: image: there_1.0.sif is only used with --sdm apptainer; add that, or set image",
+    "{image: null, runs: {lora: {devices: 1024}}}": "mine.yaml: runs.lora.devices: 1024, but this machine has",
+}
+
+
+@pytest.mark.parametrize("config", MACHINE)
+def test_what_this_machine_has_not(workflow, config):
+    (workflow / "mine.yaml").write_text(config)
+    lines = said(workflow, "--configfile", "mine.yaml")
+    assert len(lines) == 1 and MACHINE[config] in lines[0], lines
+
+
+def test_missing_image(workflow, tmp_path, monkeypatch):
+    if not shutil.which("apptainer"):  # Snakemake asks for its version before it comes to the image
+        apptainer = tmp_path / "apptainer"
+        apptainer.write_text("#!/bin/sh\necho apptainer version 1.4.5\n")
+        apptainer.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (workflow / "mine.yaml").write_text("image: gone_1.0.sif")
+    lines = said(workflow, "--configfile", "mine.yaml", "--sdm", "apptainer")
+    words = (
+        "mine.yaml: image: there is no gone_1.0.sif; get it: apptainer pull gone_1.0.sif docker://nvcr.io/nvidia/nemo"
+    )
+    assert len(lines) == 1 and words in lines[0], lines
+
+
+def test_tensor_parallelism_that_divides_no_heads(workflow, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 32, "num_key_value_heads": 8}))
+    runs = "{lora: {model: local, devices: 16, tensor_model_parallel_size: 16}}"
+    (workflow / "mine.yaml").write_text(f"{{models: {{local: {{snapshot: {tmp_path}}}}}, runs: {runs}}}")
+    lines = said(workflow, "--dry-run", "--configfile", "mine.yaml")
+    words = "runs.lora.tensor_model_parallel_size: 16 does not divide the 8 num_key_value_heads of local"
+    assert lines == [f"mine.yaml: {words} ({tmp_path}/config.json)"]

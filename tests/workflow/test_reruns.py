@@ -14,7 +14,7 @@ TABLE = {"compare_runs"}
 
 def planned(directory, *arguments, config="chain.yaml"):
     """The jobs that Snakemake would run there, `all` left out."""
-    done = snakemake(directory, "--dry-run", "--configfile", config, *arguments)
+    done = snakemake(directory, *arguments, "--dry-run", "--configfile", config)
     assert done.returncode == 0, done.stdout
     jobs = set()
     for rule, job in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)*)", done.stdout, re.MULTILINE):
