@@ -84,7 +84,7 @@ def test_unknown_target(workflow, target, words):
 
 MACHINE = {
     "image: there_1.0.sif": "mine.yaml: image: there_1.0.sif is only used with --sdm apptainer; add that, or set image",
-    "{image: null, runs: {lora: {devices: 1024}}}": "mine.yaml: runs.lora.devices: 1024, but this machine has",
+    "{image: null, runs: {base: {devices: 1024}}}": "mine.yaml: runs.base.devices: 1024, but this machine has",
 }
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from conftest import SCRIPTS, environment, run_script
+from files import read_json
 from resume import fingerprint, prepare
 
 STEPS = 8
@@ -49,15 +50,15 @@ def finish(process):
     return output
 
 
-def kill_at(process, inputs, step, ranks):
-    """kill -9 of torchrun's process group once the checkpoint of `step` is being written; waits for all ranks' end."""
+def kill_at(process, inputs, step, ranks, number=signal.SIGKILL):
+    """Sends torchrun's process group a signal once the checkpoint of `step` is being written; waits for all's end."""
     pattern = f"checkpoints/{'mp_rank_00/' if ranks > 1 else ''}*-step={step}-*"
     while not list((inputs / "work").glob(pattern)):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, number)
     process.communicate()  # ends when the last rank has closed its output: no rank outlives torchrun
-    assert not (inputs / "adapter.nemo").exists()
+    assert process.returncode != 0 and not (inputs / "adapter.nemo").exists()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -67,6 +68,7 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     shutil.rmtree(inputs / "work")
     (inputs / "adapter.nemo").unlink()
 
+    kill_at(start(inputs, ranks), inputs, 2, ranks, signal.SIGTERM)
     kill_at(start(inputs, ranks), inputs, 6, ranks)
     checkpoints = inputs / "work/checkpoints"
     places = [checkpoints] if ranks == 1 else list(checkpoints.glob("mp_rank_*"))
@@ -77,6 +79,8 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
             newest.write_bytes(newest.read_bytes()[:1000])
     assert f"train_lora: continues after step {last}" in finish(start(inputs, ranks))
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
+    attempts = [attempt["after_step"] for attempt in read_json(inputs / "adapter.provenance.json")["attempts"]]
+    assert len(attempts) == 3 and attempts[0] == 0 <= attempts[1] < attempts[2] == last
     assert prepare(inputs / "work", ranks, "any") == 0  # asked for again, as by --forcerun, it would train again
     (inputs / "adapter.nemo").unlink()
 

@@ -18,7 +18,7 @@ def has(tree, path):
 
 def file_of(path):
     """The configuration file that has the last word on a key."""
-    files = sorted(map(str, reversed(workflow.configfiles)), key=DEFAULT.__eq__)
+    files = sorted(map(os.path.relpath, reversed(workflow.configfiles)), key=DEFAULT.__eq__)
     return next((file for file in files if has(yaml.safe_load(Path(file).read_text()), path)), DEFAULT)
 
 
