@@ -4,6 +4,7 @@ snapshot ─ download_model ─► convert_model ──────────�
 PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► train_lora ─► predict ─► evaluate ─► compare_runs
 """
 
+import hashlib
 import json
 import os
 import shlex
@@ -23,6 +24,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/check_config.smk"
 include: "workflow/rules/preflight.smk"
+include: "workflow/rules/cluster.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/data.smk"

@@ -37,7 +37,16 @@ def test_training_and_prediction(chain, tmp_path):
     settings = read_json(run / "adapter.provenance.json")["settings"]
     seed = settings.pop("seed")
     files = "--train", data / "fold0/train.jsonl", "--val", data / "fold0/val.jsonl"
-    work = "--seed", seed, "--work-dir", tmp_path / "training", "--output", tmp_path / "adapter.nemo"
+    work = (
+        "--seed",
+        seed,
+        "--time-limit",
+        60,
+        "--work-dir",
+        tmp_path / "training",
+        "--output",
+        tmp_path / "adapter.nemo",
+    )
     options = *base, *files, "--settings", json.dumps(settings), *work
     code, shown = on_terminal(*launch, SCRIPTS / "train_lora.py", *options)
     assert code == 0 and bar("train_lora", 4, r"steps.*loss=\d").search(shown), shown

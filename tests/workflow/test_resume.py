@@ -32,13 +32,13 @@ def inputs(tiny_mistral, tmp_path_factory):
     return directory
 
 
-def start(inputs, ranks, **changes):
+def start(inputs, ranks, minutes=60, **changes):
     """Starts training in inputs/work (the same paths every time, as in a workflow); returns the process."""
     settings = SETTINGS | {"devices": ranks, "tensor_model_parallel_size": ranks} | changes
     command = ["torchrun", "--standalone", "--nproc-per-node", str(ranks), SCRIPTS / "train_lora.py"]
     command += ["--accelerator", "cpu", "--base", inputs / "base", "--train", inputs / "train.jsonl"]
     command += ["--val", inputs / "val.jsonl", "--settings", json.dumps(settings), "--seed", "0"]
-    command += ["--work-dir", inputs / "work", "--output", inputs / "adapter.nemo"]
+    command += ["--time-limit", minutes, "--work-dir", inputs / "work", "--output", inputs / "adapter.nemo"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     return subprocess.Popen(list(map(str, command)), env=environment(), **options)
 
@@ -68,6 +68,11 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     shutil.rmtree(inputs / "work")
     (inputs / "adapter.nemo").unlink()
 
+    stopped = start(inputs, ranks, minutes=1)  # no time is left: it stops at the first step that it can
+    output = stopped.communicate()[0]
+    words = f"Stopped after 1 of {STEPS} steps, as the time limit is near. Run again to continue."
+    assert stopped.returncode != 0 and output.count(words) == 1, output
+    assert not (inputs / "adapter.nemo").exists() and not (inputs / "work.lock").exists()
     kill_at(start(inputs, ranks), inputs, 2, ranks, signal.SIGTERM)
     kill_at(start(inputs, ranks), inputs, 6, ranks)
     checkpoints = inputs / "work/checkpoints"
@@ -77,11 +82,15 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
         last = 4
         for newest in checkpoints.rglob("*step=6*.ckpt"):
             newest.write_bytes(newest.read_bytes()[:1000])
-    assert f"train_lora: continues after step {last}" in finish(start(inputs, ranks))
+    output = finish(start(inputs, ranks))
+    assert f"train_lora: continues after step {last}" in output
+    assert "train_lora: takes over from a process that is gone" in output
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
     attempts = [attempt["after_step"] for attempt in read_json(inputs / "adapter.provenance.json")["attempts"]]
-    assert len(attempts) == 3 and attempts[0] == 0 <= attempts[1] < attempts[2] == last
-    assert prepare(inputs / "work", ranks, "any") == 0  # asked for again, as by --forcerun, it would train again
+    assert len(attempts) == 4 and attempts[:2] == [0, 1] and attempts[1] <= attempts[2] < attempts[3] == last
+    (inputs / "adapter.nemo").unlink()
+    assert f"train_lora: continues after step {STEPS}" in finish(start(inputs, ranks))  # asked for once more
+    assert (inputs / "adapter.nemo").read_bytes() == undisturbed
     (inputs / "adapter.nemo").unlink()
 
 

@@ -1,9 +1,10 @@
 """What the rules share: the wildcards' forms, and how a rule reads the configuration."""
 
 # For the jobs: which commit of the workflow they run, for provenance.json. No parameter, as a commit re-runs nothing.
-describe = ["git", "-C", workflow.basedir, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-found = subprocess.run(describe, capture_output=True, text=True) if shutil.which("git") else None
-os.environ.update(WORKFLOW_COMMIT=found.stdout.strip() if found else "")
+if "WORKFLOW_COMMIT" not in os.environ:  # a job has it from the Snakemake that submitted it
+    describe = ["git", "-C", workflow.basedir, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    found = subprocess.run(describe, capture_output=True, text=True) if shutil.which("git") else None
+    os.environ.update(WORKFLOW_COMMIT=found.stdout.strip() if found else "")
 
 LABELS = ["final_decision", "reasoning_required_pred", "reasoning_free_pred"]
 

@@ -40,15 +40,15 @@ def gpus_here():
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU ")
 
 
-def check_machine():
-    jobs = [job for job in workflow.dag.needrun_jobs() if job.rule.name in ("train_lora", "predict")]
-    if not jobs:
-        return
+def check_machine(jobs):
+    """Ends where the image or the GPUs for these jobs are not there."""
     if image := config["image"]:
         if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method:
             refuse(["image"], f"{image} is only used with --sdm apptainer; add that, or set image: null to do without")
         if "://" not in image and not Path(image).is_file():
             refuse(["image"], f"there is no {image}; get it: apptainer pull {image} docker://nvcr.io/nvidia/nemo:24.03")
+        if "://" not in image:
+            os.environ.update(IMAGE_SHA256=checksum(image))  # for the jobs' provenance.json
     if config["accelerator"] == "gpu" and workflow.local_exec:
         run = max((job.wildcards.run for job in jobs), key=lambda run: config["runs"][run]["devices"])
         if (devices := config["runs"][run]["devices"]) > (gpus := gpus_here()):
@@ -60,7 +60,3 @@ for argument in sys.argv[1:]:  # Snakemake knows its targets only later
     check_target(argument)
 for name, run in config["runs"].items():
     check_heads(name, run)
-
-
-onstart:
-    check_machine()

@@ -24,6 +24,8 @@ rule train_lora:
     container:
         config["image"]
     threads: 16
+    resources:
+        runtime="2d",  # training stops in time, with a checkpoint from which the next attempt goes on
     params:
         accelerator=config["accelerator"],
         devices=lookup("runs/{run}/devices", within=config),
@@ -38,6 +40,7 @@ rule train_lora:
         " --val {input.val:q}"
         " --settings {params.settings:q}"
         " --seed {wildcards.seed}"
+        " --time-limit {resources.runtime}"
         " --work-dir {params.work_dir:q}/training"
         " --output {output.adapter:q} &> {log:q}"
 

@@ -1,14 +1,19 @@
 """What train_lora.py and predict.py do alike before NeMo's model is there. Needs only NeMo and what NeMo needs."""
 
 import ctypes
+import importlib.util
 import os
+import platform
 import signal
 import sys
+import time
 from pathlib import Path
 
 from files import read_jsonl
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from progress import say
+from provenance import versions
 
 
 def load_config(yaml, settings):
@@ -30,6 +35,45 @@ def load_config(yaml, settings):
     return config
 
 
+def exit_all(problem):
+    """Ends every rank, with one message of rank 0's: the others wait until torchrun ends them."""
+    if os.environ["RANK"] != "0":
+        time.sleep(10)
+        sys.exit(1)
+    sys.exit(problem)
+
+
+def refuse_gpus(devices, precision, capabilities):
+    """Exits where the GPUs here, of these compute capabilities [(major, minor), …], are too few or too old."""
+    if len(capabilities) < devices:
+        seen = f"accelerator: gpu, devices: {devices}, but torch sees {len(capabilities)} GPUs here"
+        exit_all(f"{seen}: ask for as many (SLURM's --gres, apptainer's --nv), or set fewer devices.")
+    if precision == "bf16" and min(capabilities) < (8, 0):
+        old = "precision: bf16, but a GPU here has no bf16 (compute capability {}.{}; 8.0 has)".format(
+            *min(capabilities)
+        )
+        exit_all(f"{old}: set precision: 16, or ask for another GPU.")
+
+
+def describe_machine(step, accelerator, settings):
+    """Says where a step runs, on one rank; exits where the GPUs are not those that the run's settings ask for."""
+    devices, tensor_parallel = settings["devices"], settings["tensor_model_parallel_size"]
+    hardware, capabilities = f"{devices} processes on the CPU", []
+    if accelerator == "gpu":
+        import torch
+
+        gpus = range(torch.cuda.device_count())
+        capabilities = [torch.cuda.get_device_capability(gpu) for gpu in gpus]
+        hardware = ", ".join(torch.cuda.get_device_name(gpu) for gpu in gpus) or "no GPU"
+    if os.environ["RANK"] == "0":
+        job = f" in SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+        say(step, f"on {platform.node()}{job}, image {os.environ.get('APPTAINER_CONTAINER', 'none')}")
+        say(step, f"{hardware}; tensor parallelism {tensor_parallel}, precision {settings['precision']}")
+        say(step, ", ".join(f"{package} {version}" for package, version in versions().items()))
+    if accelerator == "gpu":
+        refuse_gpus(devices, settings["precision"], capabilities)
+
+
 def prepare_nemo(accelerator):
     """Supplies what NeMo misses on this machine. Before any other import of nemo or megatron."""
     # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
@@ -40,12 +84,6 @@ def prepare_nemo(accelerator):
 
         nemo_cpu.install()
         return
-    import importlib.util
-
-    import torch
-
-    if not torch.cuda.is_available():
-        sys.exit("accelerator: gpu, but torch sees no GPU here: ask for one (SLURM --gres, apptainer --nv).")
     if importlib.util.find_spec("transformer_engine") is None:
         import nemo_torch
 
@@ -63,14 +101,13 @@ def refuse_tensor_parallelism(base, ranks):
     model = OmegaConf.load(Path(base, "model_config.yaml"))
     for key in ("num_attention_heads", "num_query_groups"):
         if model[key] % ranks:
-            problem = f"{base}: tensor_model_parallel_size {ranks} does not divide its {model[key]} {key}."
-            sys.exit(problem if os.environ["RANK"] == "0" else 1)
+            exit_all(f"{base}: tensor_model_parallel_size {ranks} does not divide its {model[key]} {key}.")
 
 
 def refuse_long_prompts(tokenizer, file, longest):
     """Exits where a prompt of a JSON Lines file has more than `longest` tokens; NeMo would cut off its end."""
     for row in read_jsonl(file):
         if (tokens := len(tokenizer.text_to_ids(row["input"].strip(" ")))) > longest:
-            sys.exit(
+            exit_all(
                 f"{file}: the prompt of {row['pmid']} has {tokens} tokens; max_seq_length leaves {longest} for it."
             )

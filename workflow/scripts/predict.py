@@ -16,7 +16,14 @@ import tempfile
 from pathlib import Path
 
 from files import read_jsonl, write_jsonl
-from nemo_setup import load_config, prepare_nemo, refuse_long_prompts, refuse_tensor_parallelism, use_tokenizer_of
+from nemo_setup import (
+    describe_machine,
+    load_config,
+    prepare_nemo,
+    refuse_long_prompts,
+    refuse_tensor_parallelism,
+    use_tokenizer_of,
+)
 from progress import Progress, say
 from provenance import record
 from pubmedqa import LABELS
@@ -170,6 +177,7 @@ def main():
     config = load_config("predict.yaml", {**args.settings, "accelerator": args.accelerator, **paths})
     # NeMo counts batches over all copies of the model; predict() makes its own, each one micro batch to NeMo
     config.model.global_batch_size = config.settings.devices // config.settings.tensor_model_parallel_size
+    describe_machine("predict", args.accelerator, args.settings)
     refuse_tensor_parallelism(args.base, config.settings.tensor_model_parallel_size)
     prepare_nemo(args.accelerator)
     predictions = predict(config)

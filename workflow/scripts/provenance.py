@@ -29,9 +29,11 @@ def versions():
 def describe(settings, files):
     """What this process did so far. settings: JSON values; files: {name: path, or None}.
 
-    workflow is the commit, with -dirty where files differ from it; Snakemake puts it into WORKFLOW_COMMIT.
+    workflow is the commit, with -dirty where files differ from it. Snakemake puts it into WORKFLOW_COMMIT and the
+    image's checksum into IMAGE_SHA256.
     seconds and peak_memory_mb are this process's, one of those that torchrun started.
     """
+    image = os.environ.get("APPTAINER_CONTAINER")
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return {
         "settings": settings,
@@ -39,7 +41,8 @@ def describe(settings, files):
         "workflow": os.environ.get("WORKFLOW_COMMIT") or None,
         "versions": versions(),
         "host": platform.node(),
-        "image": os.environ.get("APPTAINER_CONTAINER"),
+        "image": image,
+        "image_sha256": os.environ.get("IMAGE_SHA256") if image else None,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "started": START.isoformat(timespec="seconds"),
         "seconds": round((datetime.datetime.now(datetime.timezone.utc) - START).total_seconds(), 1),

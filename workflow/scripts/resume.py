@@ -8,10 +8,12 @@ import hashlib
 import json
 import re
 import shutil
+import time
 import zipfile
 from pathlib import Path
 
 from files import sha256
+from nemo_setup import exit_all
 
 
 def fingerprint(settings, files):
@@ -66,11 +68,6 @@ def prepare(work_dir, ranks, fingerprint):
     return newest[0]
 
 
-def forget(work_dir):
-    """Lets the next training in work_dir start anew: this one's adapter is out."""
-    (Path(work_dir) / "state/fingerprint").unlink()
-
-
 def make_exact(trainer, max_steps, seed):
     """Patches NeMo and adds a callback, so that a continued training does what an undisturbed one does."""
     import random
@@ -100,6 +97,8 @@ def make_exact(trainer, max_steps, seed):
                 counts.ready = counts.started = counts.processed = counts.completed = trainer.global_step
 
         def on_train_batch_start(self, trainer, model, batch, batch_idx):
+            # NeMo leaves out the validation of a step that is the first after a restart: it takes it for done
+            trainer.fit_loop.epoch_loop.restarting = False
             step_seed = (seed * 100003 + trainer.global_step) % 2**31
             random.seed(step_seed)
             numpy.random.seed(step_seed)
@@ -107,3 +106,30 @@ def make_exact(trainer, max_steps, seed):
             tensor_parallel.model_parallel_cuda_manual_seed(step_seed)
 
     trainer.callbacks.append(Exact())
+
+
+def stop_in_time(trainer, end, val_check_interval):
+    """Adds a callback that writes a checkpoint and exits before `end`, in seconds of time.time().
+
+    The signal of SLURM's time limit does not reach a program in a container. Not NeMo's exp_manager.max_time_per_run:
+    it counts from the first step and would leave out the validation of the step at which it stops.
+    """
+    from nemo.utils.exp_manager import Callback
+
+    class StopInTime(Callback):
+        def on_train_start(self, trainer, model):
+            self.last, self.longest = time.time(), 0.0
+
+        def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+            self.longest, self.last = max(self.longest, time.time() - self.last), time.time()
+            if trainer.global_step % val_check_interval == 0 or trainer.global_step >= trainer.max_steps:
+                return  # it is validated next, and then saved
+            # a step as long as the longest so far, a validation among them, and the checkpoint must still fit
+            if trainer.strategy.broadcast(self.last + 2 * self.longest > end):
+                callback = trainer.checkpoint_callback
+                callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+                trainer.strategy.barrier()
+                done = f"{trainer.global_step} of {trainer.max_steps} steps"
+                exit_all(f"Stopped after {done}, as the time limit is near. Run again to continue.")
+
+    trainer.callbacks.append(StopInTime())

@@ -13,15 +13,25 @@ import socket
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 from files import read_jsonl, replacing
-from nemo_setup import load_config, prepare_nemo, refuse_long_prompts, refuse_tensor_parallelism, use_tokenizer_of
+from lock import hold
+from nemo_setup import (
+    describe_machine,
+    load_config,
+    prepare_nemo,
+    refuse_long_prompts,
+    refuse_tensor_parallelism,
+    use_tokenizer_of,
+)
 from omegaconf import OmegaConf
 from progress import Progress, say
 from provenance import START, record
-from resume import fingerprint, forget, make_exact, prepare
+from resume import fingerprint, make_exact, prepare, stop_in_time
 
+START_UP = 1  # minutes that pass between the start of a job with a time limit and that of this process
 NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
 
 
@@ -47,8 +57,8 @@ def show_progress(trainer):
         trainer.callbacks.append(ShowProgress())
 
 
-def train(config):
-    """Fits the adapter; returns the path of NeMo's .nemo file with it."""
+def train(config, end):
+    """Fits the adapter; returns the path of NeMo's .nemo file with it. Exits before `end`, a time.time()."""
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
@@ -61,6 +71,7 @@ def train(config):
     config.trainer.precision = precision  # older builders leave None there
     make_exact(trainer, config.trainer.max_steps, config.model.seed)
     show_progress(trainer)
+    stop_in_time(trainer, end, config.trainer.val_check_interval)
     known = ExpManagerConfig.__dataclass_fields__  # not every generation has every key
     exp_manager(trainer, OmegaConf.masked_copy(config.exp_manager, [key for key in config.exp_manager if key in known]))
     base = config.model.restore_from_path
@@ -72,7 +83,7 @@ def train(config):
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
     trainer.fit(model)
     if trainer.global_step < config.trainer.max_steps:
-        sys.exit(f"Stopped at step {trainer.global_step} of {config.trainer.max_steps}: run again to continue.")
+        sys.exit(f"NeMo stopped at step {trainer.global_step} of {config.trainer.max_steps}: run again to continue.")
     adapter = Path(config.exp_manager.explicit_log_dir, "checkpoints", f"{config.name}.nemo")
     trainer.strategy.barrier()
     if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
@@ -115,6 +126,7 @@ def main():
     parser.add_argument("--val", required=True, type=Path, help="JSON Lines; the checkpoint with its lowest loss wins")
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `train:` settings")
     parser.add_argument("--seed", required=True, type=int, help="0, 1, …: added to NeMo's default seed")
+    parser.add_argument("--time-limit", required=True, type=float, help="minutes; stops in time, to be continued")
     parser.add_argument("--work-dir", required=True, type=Path, help="checkpoints to continue from, NeMo's logs")
     parser.add_argument("--output", required=True, type=Path, help="the adapter, a .nemo file")
     args = parser.parse_args()
@@ -126,9 +138,11 @@ def main():
     tensor_parallel = args.settings["tensor_model_parallel_size"]
     inputs = {"base": args.base / "model_config.yaml", "train": args.train, "val": args.val}
     attempts = args.work_dir / "state/attempts.jsonl"
+    describe_machine("train_lora", args.accelerator, args.settings)
     refuse_tensor_parallelism(args.base, tensor_parallel)
 
     def prepare_work_dir():
+        hold(args.work_dir.with_name(f"{args.work_dir.name}.lock"), partial(say, "train_lora"))
         step = prepare(args.work_dir, tensor_parallel, fingerprint(OmegaConf.to_container(config), inputs.values()))
         say("train_lora", f"continues after step {step}" if step else "starts")
         attempt = {"started": START.isoformat(timespec="seconds"), "host": socket.gethostname(), "after_step": step}
@@ -137,11 +151,10 @@ def main():
 
     on_first_rank(prepare_work_dir, args.work_dir / "state/ready")
     prepare_nemo(args.accelerator)
-    adapter = train(config)
+    adapter = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
     if os.environ["RANK"] == "0":
         publish(adapter, args.output)
         record(args.output, args.settings | {"seed": args.seed}, inputs, attempts=read_jsonl(attempts))
-        forget(args.work_dir)
 
 
 if __name__ == "__main__":
