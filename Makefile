@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint docs
+.PHONY: demo test test-cluster test-cluster-long lint docs
 
 demo: .venv/installed
 	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 8 minutes on 2 cores,"
@@ -14,6 +14,14 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	python -m pytest
+
+test-cluster: .venv/installed
+	@echo "Starts a SLURM on this machine, Debian 12, as root; installs it and Apptainer where they lack. About 15 minutes,"
+	@echo "8 GB of disk."
+	python -m pytest tests/cluster -m "not long"
+
+test-cluster-long: .venv/installed
+	python -m pytest tests/cluster -m long
 
 lint: .venv/installed
 	ruff check .

@@ -6,8 +6,8 @@ import random
 from collections import Counter
 
 import pytest
-from conftest import run_script
 from files import read_json, read_jsonl
+from helpers import run_script
 from simulate_trials import LABEL_COUNTS, simulate
 from split_folds import split
 from write_jsonl import stratified_sample

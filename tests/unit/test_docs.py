@@ -1,4 +1,4 @@
-from conftest import run_script
+from helpers import run_script
 
 
 def test_pictures_in_the_documentation_are_current():

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from conftest import environment
+from helpers import environment
 
 HOLDER = """
 import sys, time

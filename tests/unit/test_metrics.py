@@ -5,9 +5,9 @@ import random
 import pandas as pd
 import pytest
 from compare_runs import mcnemar
-from conftest import run_script
 from evaluate import evaluate, score
 from files import read_json, write_json
+from helpers import run_script
 from pubmedqa import LABELS
 from split_folds import split
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from conftest import run_script
 from files import read_json, sha256
+from helpers import run_script
 from hub import serve_hub
 from nemo_torch import build_blending_indices
 from safetensors.torch import load_file, save_file

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, SCRIPTS, run_script, snakemake, torchrun
 from files import read_json, read_jsonl, sha256
+from helpers import ROOT, SCRIPTS, run_script, snakemake, torchrun
 from pubmedqa import LABELS
 
 BASES = ["base", "base-tp2", "base-tp4", "base-dp2-tp2"]

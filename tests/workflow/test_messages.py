@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from conftest import copy_workflow, snakemake
+from helpers import copy_workflow, snakemake
 
 MISTAKES = {
     "target: [lora]": "mine.yaml: target: no such key; is it targets?",

@@ -4,8 +4,8 @@ import json
 import re
 import sys
 
-from conftest import SCRIPTS, on_terminal, run_script
 from files import read_json, read_jsonl
+from helpers import SCRIPTS, on_terminal, run_script
 from hub import serve_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import yaml
-from conftest import ROOT, snakemake
+from helpers import ROOT, snakemake
 
 LORA = {"train_lora/lora", "predict/lora", "evaluate/lora"}
 TABLE = {"compare_runs"}

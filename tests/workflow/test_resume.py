@@ -8,8 +8,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import SCRIPTS, environment, run_script
 from files import read_json
+from helpers import SCRIPTS, environment, run_script
 from resume import fingerprint, prepare
 
 STEPS = 8

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import SCRIPTS, run_script, torchrun
 from files import read_jsonl, write_jsonl
+from helpers import SCRIPTS, run_script, torchrun
 
 SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
 SETTINGS |= {"batch_size": 10, "tokens_to_generate": 1, "max_seq_length": 2048}

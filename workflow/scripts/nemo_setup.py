@@ -90,6 +90,14 @@ def prepare_nemo(accelerator):
         nemo_torch.install()
 
 
+def end_distributed():
+    """Ends torch.distributed on all ranks together: a process that ends with gloo's threads in it may abort."""
+    import torch
+
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def use_tokenizer_of(base, model_config):
     """A Hugging Face tokenizer is a directory of the base: its path stands in no file, as the base may be moved."""
     if model_config.tokenizer.library == "huggingface":

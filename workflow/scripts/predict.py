@@ -18,6 +18,7 @@ from pathlib import Path
 from files import read_jsonl, write_jsonl
 from nemo_setup import (
     describe_machine,
+    end_distributed,
     load_config,
     prepare_nemo,
     refuse_long_prompts,
@@ -194,6 +195,7 @@ def main():
         inputs = {"base": args.base / "model_config.yaml", "adapter": args.adapter, "test": args.test}
         record(args.output, args.settings, inputs)
         shutil.rmtree(index_dir)
+    end_distributed()
 
 
 if __name__ == "__main__":

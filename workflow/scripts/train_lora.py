@@ -20,6 +20,7 @@ from files import read_jsonl, replacing
 from lock import hold
 from nemo_setup import (
     describe_machine,
+    end_distributed,
     load_config,
     prepare_nemo,
     refuse_long_prompts,
@@ -155,6 +156,7 @@ def main():
     if os.environ["RANK"] == "0":
         publish(adapter, args.output)
         record(args.output, args.settings | {"seed": args.seed}, inputs, attempts=read_jsonl(attempts))
+    end_distributed()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""An ordinary user's copy of the project, run on the SLURM of this machine."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from helpers import copy_workflow
+
+HERE = Path(__file__).parent
+LAB = Path(os.environ.get("LAB", "/opt/cluster-lab"))
+USER = "researcher"
+HOME = Path("/home", USER)
+TOKEN = "hf_ThisIsTheTokenOfTheTest"
+POLLING = ["--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "2"]
+FIELDS = ("JobIDRaw", "State", "AllocTRES", "NNodes", "ReqMem", "SubmitLine")
+
+
+def output_of(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def wait_until(condition, seconds, what):
+    """The condition's first true value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s in vain: {what}"
+        time.sleep(0.2)
+    return value
+
+
+class Project:
+    """The user's copy of the project in a directory, and what SLURM knows of its jobs."""
+
+    def __init__(self, directory, endpoint):
+        self.directory, self.endpoint = directory, endpoint
+        copy_workflow(directory)
+        shutil.copyfile(HERE / "cluster.yaml", directory / "cluster.yaml")
+        self.own()
+
+    def own(self):
+        subprocess.run(["chown", "-R", f"{USER}:{USER}", self.directory], check=True)
+
+    def start(self, *arguments, profile="profiles/nig-slurm", config=("cluster.yaml",)):
+        """Starts Snakemake as the user; the token is in its environment."""
+        variables = {"HOME": HOME, "USER": USER, "LANG": "C.UTF-8", "HF_ENDPOINT": self.endpoint, "HF_TOKEN": TOKEN}
+        variables["PATH"] = f"{LAB}/env/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        command = ["runuser", "-u", USER, "--", "snakemake", *map(str, arguments), "--configfile", *config]
+        command += ["--profile", profile, *POLLING] if profile else ["--cores", "all"]
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        return subprocess.Popen(command, cwd=self.directory, env=variables, **options)
+
+    def run(self, *arguments, **options):
+        """Runs Snakemake to its end; returns what it said."""
+        process = self.start(*arguments, **options)
+        output = process.communicate()[0]
+        assert process.returncode == 0, output
+        return output
+
+    def read(self, path):
+        return (self.directory / path).read_text()
+
+    def jobs(self, comment="", after=0):
+        """SLURM's records of the user's jobs, oldest first: whose comment starts so, after this job's number."""
+        command = ["sacct", "-X", "-n", "-P", "--delimiter=\x1f", "-S", "now-1day", "-u", USER, "-o", ",".join(FIELDS)]
+        rows = [dict(zip(FIELDS, line.split("\x1f"))) for line in output_of(*command, "-D").splitlines()]
+        # not by sacct's Comment, which it has only of jobs that have ended
+        found = [row for row in rows if f"--comment {comment}" in row["SubmitLine"]]
+        return [row for row in found if int(row["JobIDRaw"]) > after]
+
+    def last_job(self):
+        return max([int(job["JobIDRaw"]) for job in self.jobs()], default=0)
+
+    def wait_for_log(self, path, words, seconds=120):
+        """Waits until a log holds the words."""
+        file = self.directory / path
+        wait_until(lambda: file.exists() and words in file.read_text(), seconds, f"{words} in {path}")
+
+
+def in_queue():
+    return output_of("squeue", "-h", "-u", USER).splitlines()
+
+
+def cancel_all():
+    subprocess.run(["scancel", "--user", USER], check=True)
+    wait_until(lambda: not in_queue(), 60, "the end of cancelled jobs")

@@ -1,0 +1,264 @@
+"""The unchanged profiles/nig-slurm on a real SLURM with a real Apptainer. What is shown comes from SLURM's own records,
+from the processes and from the logs. The tests go through one project's life, in this order."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tarfile
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from cluster.lab import HOME, LAB, TOKEN, USER, Project, in_queue, output_of, wait_until
+from files import read_json, sha256
+
+RUN = "results/runs/lora/fold0/seed0"
+
+
+def weights(adapter):
+    with tarfile.open(adapter) as tar:
+        return {name: tar.extractfile(name).read() for name in tar.getnames() if name.endswith(".ckpt")}
+
+
+def rule_of(job):
+    return re.search(r"--comment rule_(\w+?)_wildcards_", job["SubmitLine"])[1]
+
+
+def environments_of_jobs():
+    """The environments of all processes that run in SLURM jobs of the user just now."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if any(variable.startswith(b"SLURM_JOB_ID=") for variable in environment):
+            yield environment
+
+
+@pytest.fixture(scope="module")
+def chain(project):
+    """The chain, run through: what it said, its jobs' variables and all command lines that were seen meanwhile."""
+    variables, command_lines, end = set(), set(), threading.Event()
+
+    def watch():
+        while not end.wait(0.3):
+            variables.update(variable for environment in environments_of_jobs() for variable in environment)
+            command_lines.update(output_of("ps", "-e", "-ww", "-o", "args=").splitlines())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        said = project.run()
+    finally:
+        end.set()
+        thread.join()
+    return said, variables, command_lines
+
+
+def test_whole_chain(project, chain):
+    said = chain[0]
+    table = pd.read_csv(project.directory / "results/accuracy.tsv", sep="\t")
+    assert list(table.run) == ["majority", "human", "base", "lora"]
+    assert "lora  trials 24 of 500, stratified" in said  # the table
+    rules = [rule_of(job) for job in project.jobs()]
+    for rule, times in {"convert_model": 1, "train_lora": 1, "predict": 2, "evaluate": 2, "split_folds": 1}.items():
+        assert rules.count(rule) == times
+    assert not {"download_model", "compare_runs"} & set(rules)  # they ran beside Snakemake
+    assert {job["State"] for job in project.jobs()} == {"COMPLETED"}
+    (report,) = (project.directory / "logs/slurm").glob("efficiency_report_*.csv")
+    assert "train_lora" in report.read_text()
+
+
+def test_training_had_four_gpus_and_ran_in_the_image(project, chain):
+    (job,) = project.jobs("rule_train_lora_wildcards_lora_0_0")
+    assert "gres/gpu=4" in job["AllocTRES"].split(",") and job["NNodes"] == "1"
+    image = project.directory / "nemo-cpu_2.2.1.sif"
+    log = project.read("logs/train_lora/lora/fold0-seed0.log")
+    first = [line.split(" train_lora: ")[1] for line in log.splitlines() if " train_lora: " in line]
+    assert first[0].endswith(f" in SLURM job {job['JobIDRaw']}, image {image}")
+    assert first[1] == "4 processes on the CPU; tensor parallelism 4, precision 32"
+    assert "All distributed processes registered. Starting with 4 processes" in log
+    provenance = read_json(project.directory / RUN / "provenance.json")
+    for step in "train_lora", "predict":
+        assert provenance[step]["image"] == str(image) and provenance[step]["image_sha256"] == sha256(image)
+    assert provenance["train_lora"]["slurm_job"] == job["JobIDRaw"]
+    assert provenance["evaluate"]["image"] is None  # it ran on the host
+    assert provenance["evaluate"]["slurm_job"] == project.jobs("rule_evaluate_wildcards_lora_0_0")[0]["JobIDRaw"]
+
+
+def test_submission_of_training_flag_by_flag(project, chain):
+    (job,) = project.jobs("rule_train_lora_wildcards_lora_0_0")
+    words = shlex.split(job["SubmitLine"])
+    wrap = words.pop()
+    assert words.pop(3) and words[2] == "--job-name"  # Snakemake's number for this call
+    assert words == [
+        "sbatch", "--parsable", "--job-name",
+        "--output", f"{project.directory}/logs/slurm/rule_train_lora/lora_0_0/%j.log",
+        "--export=ALL", "--comment", "rule_train_lora_wildcards_lora_0_0",
+        "-A", "l40s", "-p", "l40s", "-t", "2880", "--mem-per-cpu", "8192", "--nodes=1", "--requeue",
+        "--cpus-per-task=16", "-D", str(project.directory), "--gres=gpu:4",
+    ]  # fmt: skip
+    assert wrap.startswith("--wrap=") and "--sdm" not in wrap.split("snakemake")[0]
+    (host_job,) = project.jobs("rule_convert_model_wildcards_tiny")
+    assert "gres/gpu" not in host_job["AllocTRES"] and "--gres" not in host_job["SubmitLine"]
+
+
+def test_no_job_knows_the_token(project, chain):
+    """The model is gated: the download had the token. Nothing else has it, or a record of it."""
+    said, variables, command_lines = chain
+    assert any(variable.startswith(b"APPTAINER_CONTAINER=") for variable in variables)  # the jobs were seen
+    assert not [variable for variable in variables if TOKEN.encode() in variable or variable.startswith(b"HF_TOKEN=")]
+    assert TOKEN not in said and len(command_lines) > 100
+    assert not [line for line in command_lines if TOKEN in line]
+    records = output_of("scontrol", "show", "jobs", "-dd") + "".join(
+        output_of("sacct", option, "-j", job["JobIDRaw"]) + str(job)
+        for job in project.jobs()
+        for option in ("--batch-script", "--env-vars")
+    )
+    assert "snakemake" in records and f"HF_ENDPOINT={project.endpoint}" in records and TOKEN not in records
+    for place in project.directory, LAB / "slurm":
+        found = subprocess.run(["grep", "-rl", "--exclude=*.sif", TOKEN, place], capture_output=True, text=True)
+        assert found.stdout == "" and found.returncode == 1, found.stdout
+
+
+def test_same_result_as_without_a_cluster(project, chain):
+    """Bit for bit, on the host with the same packages, seed and tensor parallelism."""
+    local = Project(HOME / "local", project.endpoint)
+    (local.directory / "local.yaml").write_text("image: null")
+    targets = [f"{RUN}/metrics.json", "results/runs/base/fold0/seed0/metrics.json"]
+    local.run(*targets, profile=None, config=("cluster.yaml", "local.yaml"))
+    here, there = weights(local.directory / RUN / "adapter.nemo"), weights(project.directory / RUN / "adapter.nemo")
+    assert here == there and len(here) == 4  # ranks
+    for name in (f"{RUN}/predictions.jsonl", *targets):
+        assert (local.directory / name).read_bytes() == (project.directory / name).read_bytes()
+
+
+def test_partial_rerun_submits_what_is_needed(project, chain):
+    config = yaml.safe_load(project.read("cluster.yaml"))
+    config["runs"]["lora"]["predict"]["tokens_to_generate"] = 5
+    config["runs"]["base"]["predict"] = {"batch_size": 8, "tokens_to_generate": 6}
+    (project.directory / "changed.yaml").write_text(yaml.safe_dump(config))
+    last = project.last_job()
+    project.run(config=("changed.yaml",))
+    assert [rule_of(job) for job in project.jobs(after=last)] == ["predict", "evaluate"]
+    assert len(project.jobs("rule_predict_wildcards_lora_0_0", after=last)) == 1
+
+
+def adapter_of(run):
+    return f"results/runs/{run}/fold0/seed0/adapter.nemo"
+
+
+def attempts(project, run):
+    provenance = read_json(project.directory / f"results/runs/{run}/fold0/seed0/adapter.provenance.json")
+    return [attempt["after_step"] for attempt in provenance["attempts"]]
+
+
+def training_processes():
+    """The ids of the ranks that train just now, by their command line."""
+    pids = output_of("pgrep", "-u", USER, "-f", r"python\S* -u workflow/scripts/train_lora.py").split()
+    return [int(pid) for pid in pids]
+
+
+def test_time_limits(project, chain, start, changed_profile):
+    """Of one minute: the first attempt stops in time, the second hangs until SLURM ends it, the third gets done."""
+    profile = changed_profile('runtime: "2d" #', "runtime: 1 #")
+    process = start(adapter_of("timeout"), profile=profile)
+    log = "logs/train_lora/timeout/fold0-seed0.log"
+    project.wait_for_log(log, "Stopped after 1 of 3 steps, as the time limit is near")
+    project.wait_for_log(log, "continues after step 1")
+    for pid in training_processes():
+        os.kill(pid, signal.SIGSTOP)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    states = [job["State"] for job in project.jobs("rule_train_lora_wildcards_timeout")]
+    assert states == ["FAILED", "TIMEOUT", "COMPLETED"]
+    assert attempts(project, "timeout") == [0, 1, 1]
+    assert "3 of 3 steps" in project.read(log)
+    assert "takes over from a process of SLURM job" in project.read(log)
+
+
+def test_out_of_memory(project, chain, start, changed_profile):
+    if not Path("/sys/fs/cgroup/memory").is_dir():
+        pytest.skip("this machine has no memory cgroup of version 1: its SLURM cannot limit a job's memory")
+    profile = changed_profile('"8192 * min(attempt, 2)"', '"40 if attempt == 1 else 1024"')
+    project.run(adapter_of("memory"), profile=profile)
+    first, second = project.jobs("rule_train_lora_wildcards_memory")
+    assert "OUT_OF_MEMORY" in output_of("sacct", "-n", "-P", "-o", "State", "-j", first["JobIDRaw"])
+    assert (first["State"], second["State"]) == ("FAILED", "COMPLETED")
+    assert "--mem-per-cpu 40 " in first["SubmitLine"] and "--mem-per-cpu 1024 " in second["SubmitLine"]
+
+
+def test_killed_snakemake(project, chain, start):
+    """Its job goes on; it is not done twice, neither while it runs nor after it."""
+    process = start(adapter_of("killed"))
+    log = "logs/train_lora/killed/fold0-seed0.log"
+    project.wait_for_log(log, "of 60 steps")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (job,) = project.jobs("rule_train_lora_wildcards_killed")
+    number = job["JobIDRaw"]
+
+    project.run("--unlock")
+    again = start(adapter_of("killed"))
+    said = again.communicate(timeout=60)[0].strip().splitlines()[-1]
+    left = (
+        f"SLURM job {number}, running, of an earlier snakemake makes it. Wait for its end, or end it (scancel {number})"
+    )
+    assert said == f"{adapter_of('killed')}: {left}, then run again." and again.returncode == 1
+
+    words = output_of("ps", "-o", "args=", "-p", str(training_processes()[0])).strip()
+    words = re.sub(r"^\S+ -u (\S+)", rf"{LAB}/env/bin/torchrun --standalone --nproc-per-node 2 \1", words)
+    settings = re.search(r"--settings (\{.*?\}) --seed", words)[1]
+    words = shlex.split(words.replace(settings, shlex.quote(settings)))
+    by_hand = subprocess.run(
+        ["runuser", "-u", USER, "--", *words], cwd=project.directory, capture_output=True, text=True
+    )
+    assert by_hand.returncode != 0
+    assert f"seed0/training: SLURM job {number} on " in by_hand.stderr and f"scancel {number}" in by_hand.stderr
+
+    wait_until(lambda: not in_queue(), 120, "the end of the training that goes on")
+    assert "of 60 steps" in project.read(log)
+    project.run(adapter_of("killed"))
+    assert attempts(project, "killed") == [0, 60]  # nothing was computed twice
+    assert len(project.jobs("rule_train_lora_wildcards_killed")) == 2
+
+
+def test_interrupt_cancels_all_jobs(project, chain, start):
+    last = project.last_job()
+    process = start(adapter_of("killed"), "--forcerun", "train_lora")
+    wait_until(lambda: project.jobs(after=last) and training_processes(), 60, "a training")
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    wait_until(lambda: not in_queue(), 60, "the end of the cancelled job")
+    (job,) = project.jobs(after=last)
+    assert job["State"].startswith("CANCELLED") and not training_processes()
+
+
+def test_failure_is_told_in_one_sentence(project, chain, start):
+    """Here of a job that was cancelled, after its last attempt."""
+    last = project.last_job()
+    process = start(adapter_of("killed"), "--forcerun", "train_lora", "--retries", "0")
+    wait_until(training_processes, 60, "a training")
+    subprocess.run(["runuser", "-u", USER, "--", "scancel", str(project.last_job())], check=True)
+    said = process.communicate(timeout=120)[0]
+    (job,) = project.jobs(after=last)
+    number = job["JobIDRaw"]
+    slurm_log = f"{project.directory}/logs/slurm/rule_train_lora/killed_0_0/{number}.log"
+    name, log = "train_lora (run=killed, fold=0, seed=0)", "logs/train_lora/killed/fold0-seed0.log"
+    ended = rf"SLURM job {number} ended as CANCELLED[^.]*\. See {slurm_log} and then {log}\."
+    assert re.search(rf"^{re.escape(name)}: {ended}$", said, re.MULTILINE), said
+    assert process.returncode == 1
+
+
+def test_ten_thousand_jobs_are_planned(project, chain):
+    """In how many seconds, benchmarks/dag.py tells."""
+    (project.directory / "many.yaml").write_text(
+        json.dumps({"targets": ["lora"], "runs": {"lora": {"folds": list(range(10)), "seeds": list(range(334))}}})
+    )
+    said = project.run("--dry-run", "--quiet", "rules", config=("cluster.yaml", "many.yaml"))
+    assert int(re.findall(r"^total +(\d+)$", said, re.MULTILINE)[0]) > 10000

@@ -1,0 +1,62 @@
+"""How the tests run the workflow and its scripts."""
+
+import contextlib
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "workflow/scripts"
+
+
+def environment(**variables):
+    """This process's environment for a child that imports the scripts."""
+    return {**os.environ, "PYTHONPATH": f"{SCRIPTS}:{ROOT / 'tests'}", **variables}
+
+
+def run_script(name, *arguments, check=True, **variables):
+    """Runs a script of the workflow; returns the finished process with its output as text."""
+    command = [sys.executable, SCRIPTS / name, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(**variables))
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def on_terminal(*command):
+    """Runs a command on a terminal of its own; returns its exit code and what it showed there."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, 120))
+    process = subprocess.Popen(list(map(str, command)), stdin=its, stdout=its, stderr=its, env=environment())
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # of the end, on Linux
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+def torchrun(script, *arguments, processes=1):
+    """Runs a script under torchrun, as the rules do."""
+    command = ["torchrun", "--standalone", "--nproc-per-node", str(processes), script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def copy_workflow(directory):
+    """Copies the workflow to an empty directory to run in, so that a test leaves nothing in the project."""
+    for name in ("workflow", "config", "profiles", "envs"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "Snakefile", directory / "Snakefile")
+
+
+def snakemake(directory, *arguments, timeout=None):
+    """Runs Snakemake there; returns the finished process with its output, both streams together, as text."""
+    command = ["snakemake", *map(str, arguments), "--cores", "all"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": timeout}
+    return subprocess.run(command, cwd=directory, **options)
