@@ -4,6 +4,7 @@ snapshot ─ download_model ─► convert_model ──────────�
 PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► train_lora ─► predict ─► evaluate ─► compare_runs
 """
 
+import gc
 import hashlib
 import json
 import os

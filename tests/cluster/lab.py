@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def wait_until(condition, seconds, what):
     return value
 
 
+def finish(process, seconds=600):
+    """Waits for the end of what Project.start started; returns its exit code and what it said."""
+    code = process.wait(seconds)
+    process.said.seek(0)
+    return code, process.said.read()
+
+
 class Project:
     """The user's copy of the project in a directory, and what SLURM knows of its jobs."""
 
@@ -38,6 +46,8 @@ class Project:
         copy_workflow(directory)
         shutil.copyfile(HERE / "cluster.yaml", directory / "cluster.yaml")
         self.own()
+        self.before = 0
+        self.before = self.last_job()
 
     def own(self):
         subprocess.run(["chown", "-R", f"{USER}:{USER}", self.directory], check=True)
@@ -48,15 +58,17 @@ class Project:
         variables["PATH"] = f"{LAB}/env/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         command = ["runuser", "-u", USER, "--", "snakemake", *map(str, arguments), "--configfile", *config]
         command += ["--profile", profile, *POLLING] if profile else ["--cores", "all"]
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-        return subprocess.Popen(command, cwd=self.directory, env=variables, **options)
+        said = tempfile.TemporaryFile("w+")  # noqa: SIM115, as a pipe that nobody reads would hold Snakemake up
+        options = {"stdout": said, "stderr": subprocess.STDOUT, "start_new_session": True}
+        process = subprocess.Popen(command, cwd=self.directory, env=variables, **options)
+        process.said = said
+        return process
 
     def run(self, *arguments, **options):
         """Runs Snakemake to its end; returns what it said."""
-        process = self.start(*arguments, **options)
-        output = process.communicate()[0]
-        assert process.returncode == 0, output
-        return output
+        code, said = finish(self.start(*arguments, **options))
+        assert code == 0, said
+        return said
 
     def read(self, path):
         return (self.directory / path).read_text()
@@ -67,10 +79,10 @@ class Project:
         rows = [dict(zip(FIELDS, line.split("\x1f"))) for line in output_of(*command, "-D").splitlines()]
         # not by sacct's Comment, which it has only of jobs that have ended
         found = [row for row in rows if f"--comment {comment}" in row["SubmitLine"]]
-        return [row for row in found if int(row["JobIDRaw"]) > after]
+        return [row for row in found if int(row["JobIDRaw"]) > max(after, self.before)]
 
     def last_job(self):
-        return max([int(job["JobIDRaw"]) for job in self.jobs()], default=0)
+        return max([int(job["JobIDRaw"]) for job in self.jobs()], default=self.before)
 
     def wait_for_log(self, path, words, seconds=120):
         """Waits until a log holds the words."""

@@ -23,6 +23,7 @@ stop() {
       kill -9 "$pid" 2>/dev/null || true
     fi
   done
+  rm -f /etc/slurm/slurm.conf # else every call of Snakemake would wait for this SLURM
 }
 
 install_packages() {

@@ -5,7 +5,7 @@ import platform
 import subprocess
 
 import pytest
-from cluster.lab import USER, in_queue, output_of, wait_until
+from cluster.lab import USER, finish, in_queue, output_of, wait_until
 
 pytestmark = pytest.mark.long
 ADAPTER = "results/runs/killed/fold0/seed0/adapter.nemo"
@@ -25,8 +25,8 @@ def training(project, start):
 
 def check(project, process, continues):
     """It went on from a checkpoint, and got done."""
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
+    code, said = finish(process)
+    assert code == 0, said
     provenance = json.loads(project.read(ADAPTER.replace(".nemo", ".provenance.json")))
     first, second = (attempt["after_step"] for attempt in provenance["attempts"])
     assert first == 0 and second >= 10

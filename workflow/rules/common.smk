@@ -6,6 +6,8 @@ if "WORKFLOW_COMMIT" not in os.environ:  # a job has it from the Snakemake that 
     found = subprocess.run(describe, capture_output=True, text=True) if shutil.which("git") else None
     os.environ.update(WORKFLOW_COMMIT=found.stdout.strip() if found else "")
 
+gc.set_threshold(100_000, 50, 50)  # a plan of 10,000 jobs is millions of objects that stay: looking for garbage is in vain
+
 LABELS = ["final_decision", "reasoning_required_pred", "reasoning_free_pred"]
 
 
@@ -38,6 +40,11 @@ def flags(kind, *keys):
 def of_run(pattern):
     """A path whose {model}, {dataset} and {label} are the run's."""
     return lambda wildcards: pattern.format(**config["runs"][wildcards.run], **wildcards)
+
+
+def of_trained(pattern):
+    """A path of a run that has `train:`; none of the base alone."""
+    return lambda wildcards: pattern.format(**wildcards) if "train" in config["runs"][wildcards.run] else []
 
 
 def settings(group):

@@ -11,11 +11,7 @@ rule evaluate:
         script="workflow/scripts/evaluate.py",
         predictions="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl",
         predict_provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
-        train_provenance=branch(
-            lambda wildcards: "train" in config["runs"][wildcards.run],
-            then="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
-            otherwise=[],
-        ),
+        train_provenance=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json"),
         test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
         test_items=of_run("<results>/data/{dataset}/items/test.json"),
     output:
@@ -26,16 +22,13 @@ rule evaluate:
     conda:
         "../../envs/host.yaml"
     params:
-        label=lookup("runs/{run}/label", within=config),
-        model=lookup("runs/{run}/model", within=config),
-        dataset=lookup("runs/{run}/dataset", within=config),
-        base=lambda wildcards: "no" if "train" in config["runs"][wildcards.run] else "yes",
+        label=of_run("{label}"),
+        name=of_run("run={run} fold={fold} seed={seed} model={model} dataset={dataset} label={label}"),
     shell:
         "python {input.script} --predictions {input.predictions:q}"
         " --predict-provenance {input.predict_provenance:q} --train-provenance {input.train_provenance:q}"
         " --test {input.test:q} --test-items {input.test_items:q}"
-        " --label {params.label} --name run={wildcards.run} fold={wildcards.fold} seed={wildcards.seed}"
-        " model={params.model} dataset={params.dataset} label={params.label} base={params.base}"
+        " --label {params.label} --name {params.name}"
         " --provenance {output.provenance:q} --output {output.metrics:q} &> {log:q}"
 
 

@@ -28,7 +28,7 @@ rule train_lora:
         runtime="2d",  # training stops in time, with a checkpoint from which the next attempt goes on
     params:
         accelerator=config["accelerator"],
-        devices=lookup("runs/{run}/devices", within=config),
+        devices=of_run("{devices}"),
         base=subpath(input.base, parent=True),
         settings=settings("train"),
         work_dir=subpath(output.adapter, parent=True),
@@ -50,11 +50,7 @@ rule predict:
     input:
         script="workflow/scripts/predict.py",
         base=of_run("<results>/base/{model}/model_config.yaml"),
-        adapter=branch(
-            lambda wildcards: "train" in config["runs"][wildcards.run],
-            then="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
-            otherwise=[],
-        ),
+        adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
         test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
     output:
         predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
@@ -68,7 +64,7 @@ rule predict:
     threads: 16
     params:
         accelerator=config["accelerator"],
-        devices=lookup("runs/{run}/devices", within=config),
+        devices=of_run("{devices}"),
         base=subpath(input.base, parent=True),
         settings=settings("predict"),
     shell:

@@ -66,7 +66,7 @@ def main():
     test_sets = {(models[0]["dataset"], models[0]["test_set"]): models[0] for models in runs.values()}
     for metrics in test_sets.values():
         lines += reference_lines(metrics)
-    bases = {(m["model"], m["dataset"], m["test_set"]): m for (m, *_) in runs.values() if m["base"] == "yes"}
+    bases = {(m["model"], m["dataset"], m["test_set"]): m for (m, *_) in runs.values() if m["base"]}
     for models in runs.values():
         lines.append(run_line(models, bases.get(tuple(models[0][key] for key in ("model", "dataset", "test_set")))))
 

@@ -89,7 +89,8 @@ def main():
         sys.exit(f"{args.predictions}: {error}.")
     steps["evaluate"] = describe({"label": args.label}, {"test_items": args.test_items})
     write_json(args.provenance, steps, indent=1)
-    write_json(args.output, dict(name.split("=", 1) for name in args.name) | metrics, indent=1)
+    name = dict(name.split("=", 1) for name in args.name) | {"base": not args.train_provenance}
+    write_json(args.output, name | metrics, indent=1)
     print(f"{args.output}: accuracy {metrics['accuracy']:.1%}, macro-F1 {metrics['macro_f1']:.1%}")
 
 
