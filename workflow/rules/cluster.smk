@@ -1,5 +1,5 @@
-"""What the Snakemake process does for its jobs on a cluster: the token stays with it, the image's checksum goes along,
-nothing is submitted twice, and a failed job is told of in one sentence."""
+"""What the Snakemake process does for its jobs on a cluster: the token stays with it, nothing is submitted twice, and a
+failed job is told of in one sentence."""
 
 
 def keep_token_to_this_process():
@@ -13,16 +13,6 @@ def keep_token_to_this_process():
         file = os.memfd_create("token")
         os.write(file, token.encode())
         os.environ.update(HF_TOKEN_PATH=os.path.join(os.sep, "proc", str(os.getpid()), "fd", str(file)))
-
-
-def checksum(image):
-    """The image's sha256, kept in a file, as an image has some 20 GB."""
-    kept = Path(workflow.pathvars.apply("<resources>/images"), f"{Path(image).name}.sha256")
-    if not kept.exists() or kept.stat().st_mtime < Path(image).stat().st_mtime:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with open(image, "rb") as file:
-            kept.write_text(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {image}\n")
-    return kept.read_text().split()[0]
 
 
 def check_queue(jobs):
@@ -55,10 +45,12 @@ def explain_failures(log):
         name = f"{job.rule.name} ({', '.join(f'{key}={value}' for key, value in job.wildcards.items())})"
         if found := submitted.get(str(workflow.dag.jobid(job))):
             number, slurm_log = found
-            name = f"{name}: SLURM job {number} ended as {state_of(number)}. See {slurm_log} and then"
+            happened = f"SLURM job {number} ended as {state_of(number)}. See {slurm_log} and then {', '.join(job.log)}."
+        elif workflow.local_exec or job.is_local:
+            happened = f"failed. See {', '.join(job.log)}."
         else:
-            name = f"{name} failed. See"
-        print(f"{name} {', '.join(job.log)}.", file=sys.stderr)
+            happened = "SLURM did not take the job. See sbatch's error message above."
+        print(f"{name}: {happened}", file=sys.stderr)
 
 
 if sys.platform == "linux":

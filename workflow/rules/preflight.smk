@@ -40,6 +40,16 @@ def gpus_here():
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU ")
 
 
+def checksum(image):
+    """The image's sha256, kept in a file, as an image has some 20 GB."""
+    kept = Path(workflow.pathvars.apply("<resources>/images"), f"{Path(image).name}.sha256")
+    if not kept.exists() or kept.stat().st_mtime < Path(image).stat().st_mtime:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with open(image, "rb") as file:
+            kept.write_text(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {image}\n")
+    return kept.read_text().split()[0]
+
+
 def check_machine(jobs):
     """Ends where the image or the GPUs for these jobs are not there."""
     if image := config["image"]:
