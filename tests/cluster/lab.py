@@ -56,10 +56,11 @@ class Project:
         """Starts Snakemake as the user; the token is in its environment."""
         variables = {"HOME": HOME, "USER": USER, "LANG": "C.UTF-8", "HF_ENDPOINT": self.endpoint, "HF_TOKEN": TOKEN}
         variables["PATH"] = f"{LAB}/env/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-        command = ["runuser", "-u", USER, "--", "snakemake", *map(str, arguments), "--configfile", *config]
+        command = ["snakemake", *map(str, arguments), "--configfile", *config]
         command += ["--profile", profile, *POLLING] if profile else ["--cores", "all"]
         said = tempfile.TemporaryFile("w+")  # noqa: SIM115, as a pipe that nobody reads would hold Snakemake up
-        options = {"stdout": said, "stderr": subprocess.STDOUT, "start_new_session": True}
+        options = {"user": USER, "group": USER, "extra_groups": [], "start_new_session": True}
+        options |= {"stdout": said, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(command, cwd=self.directory, env=variables, **options)
         process.said = said
         return process

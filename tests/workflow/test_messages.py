@@ -82,6 +82,14 @@ def test_unknown_target(workflow, target, words):
     assert len(lines) == 1 and lines[0].startswith(f"results/runs/{target}: {words}"), lines
 
 
+def test_failed_job(workflow):
+    """Its last lines are one sentence that names it and its log."""
+    (workflow / "mine.yaml").write_text("models: {x: {snapshot: nowhere}}")
+    done = snakemake(workflow, "resources/hf/x/manifest.json", "--configfile", "mine.yaml")
+    assert "download_model (model=x): failed. See logs/download_model/x.log." in done.stdout.splitlines()
+    assert "nowhere holds no config.json: `snapshot:` of the model must be" in done.stdout and done.returncode == 1
+
+
 MACHINE = {
     "image: there_1.0.sif": "mine.yaml: image: there_1.0.sif is only used with --sdm apptainer; add that, or set image",
     "{image: null, runs: {base: {devices: 1024}}}": "mine.yaml: runs.base.devices: 1024, but this machine has",

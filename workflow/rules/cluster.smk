@@ -37,10 +37,10 @@ def state_of(number):
     return next((state for state in states if state not in ("COMPLETED", "FAILED")), "FAILED")
 
 
-def explain_failures(log):
+def explain_failures(logs):
     """One sentence for each failed job: its rule, run, SLURM job and the log to open."""
     pattern = r"Job (\d+) has been submitted with SLURM jobid (\d+) \(log: (.*)\)\."
-    submitted = {job: rest for job, *rest in re.findall(pattern, Path(log).read_text())}
+    submitted = {job: rest for job, *rest in re.findall(pattern, "".join(Path(log).read_text() for log in logs))}
     for job in workflow.scheduler.failed:
         name = f"{job.rule.name} ({', '.join(f'{key}={value}' for key, value in job.wildcards.items())})"
         if found := submitted.get(str(workflow.dag.jobid(job))):
