@@ -63,11 +63,9 @@ onstart:
         check_machine(nemo_jobs)
     if not workflow.local_exec and shutil.which("squeue"):
         check_queue(jobs)
-    for job in jobs:
-        if (
-            job.rule.name == "train_lora" and workflow.dag.reason(job).forced
-        ):  # or it would only go on where it ended
-            Path(job.params.work_dir, "training/state/fingerprint").unlink(missing_ok=True)
+    # a training that is forced starts anew: by its checkpoints it would only go on where it ended
+    for job in filter(lambda job: job.rule.name == "train_lora" and workflow.dag.reason(job).forced, jobs):
+        Path(job.params.work_dir, "training/state/fingerprint").unlink(missing_ok=True)
 
 
 onerror:

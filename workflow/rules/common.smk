@@ -6,9 +6,8 @@ if "WORKFLOW_COMMIT" not in os.environ:  # a job has it from the Snakemake that 
     found = subprocess.run(describe, capture_output=True, text=True) if shutil.which("git") else None
     os.environ.update(WORKFLOW_COMMIT=found.stdout.strip() if found else "")
 
-gc.set_threshold(
-    100_000, 50, 50
-)  # a plan of 10,000 jobs is millions of objects that stay: looking for garbage is in vain
+# A plan of 10,000 jobs is millions of objects that stay: a fifth of its time went into looking for garbage among them.
+gc.set_threshold(100_000, 50, 50)
 
 LABELS = ["final_decision", "reasoning_required_pred", "reasoning_free_pred"]
 

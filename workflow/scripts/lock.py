@@ -104,12 +104,15 @@ def keep(lock, me):
     beat = 0
     while True:
         time.sleep(BEAT)
-        if not is_mine(lock, me):
-            print(f"{lock}: another process has taken over; this one ends.", file=sys.stderr, flush=True)
-            os._exit(1)
-        beat += 1
-        with replacing(lock) as partial:
-            partial.write_text(json.dumps(me | {"beat": beat}))
+        try:
+            if not is_mine(lock, me):
+                print(f"{lock}: another process has taken over; this one ends.", file=sys.stderr, flush=True)
+                os._exit(1)
+            beat += 1
+            with replacing(lock) as partial:
+                partial.write_text(json.dumps(me | {"beat": beat}))
+        except OSError as error:  # of a file system that is away for a moment: the next beat may succeed
+            print(f"{lock}: {error}", file=sys.stderr, flush=True)
 
 
 def give_back(lock, me):

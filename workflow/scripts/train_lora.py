@@ -10,7 +10,6 @@ import io
 import json
 import os
 import socket
-import sys
 import tarfile
 import time
 from functools import partial
@@ -21,6 +20,7 @@ from lock import hold
 from nemo_setup import (
     describe_machine,
     end_distributed,
+    exit_all,
     load_config,
     prepare_nemo,
     refuse_long_prompts,
@@ -32,7 +32,7 @@ from progress import Progress, say
 from provenance import START, record
 from resume import fingerprint, make_exact, prepare, stop_in_time
 
-START_UP = 1  # minutes that pass between the start of a job with a time limit and that of this process
+START_UP = 1  # minutes, at most, between the start of a job with a time limit and that of this process
 NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
 
 
@@ -84,7 +84,7 @@ def train(config, end):
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
     trainer.fit(model)
     if trainer.global_step < config.trainer.max_steps:
-        sys.exit(f"NeMo stopped at step {trainer.global_step} of {config.trainer.max_steps}: run again to continue.")
+        exit_all(f"NeMo stopped at step {trainer.global_step} of {config.trainer.max_steps}: run again to continue.")
     adapter = Path(config.exp_manager.explicit_log_dir, "checkpoints", f"{config.name}.nemo")
     trainer.strategy.barrier()
     if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
