@@ -108,7 +108,7 @@ def test_no_job_knows_the_token(project, chain):
     said, variables, command_lines = chain
     assert any(variable.startswith("APPTAINER_CONTAINER=") for variable in variables)  # the jobs were seen
     assert not [variable for variable in variables if TOKEN in variable or variable.startswith("HF_TOKEN=")]
-    assert any("download_model.py" in line for line in command_lines)  # and so were the command lines
+    assert any("train_lora.py" in line for line in command_lines)  # and so were the command lines
     assert not [line for line in (said, *command_lines) if TOKEN in line]
     records = output_of("scontrol", "show", "jobs", "-dd") + "".join(
         output_of("sacct", option, "-j", job["JobIDRaw"]) + str(job)
