@@ -49,6 +49,8 @@ def start(project):
     for process in started:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            project.run("--unlock")
     cancel_all()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -29,6 +30,11 @@ def wait_until(condition, seconds, what):
         assert time.monotonic() < end, f"waited {seconds} s in vain: {what}"
         time.sleep(0.2)
     return value
+
+
+def heed_interrupts():
+    """A program that is started in the background ignores them; one on a terminal does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process, seconds=600):
@@ -60,7 +66,7 @@ class Project:
         command += ["--profile", profile, *POLLING] if profile else ["--cores", "all"]
         said = tempfile.TemporaryFile("w+")  # noqa: SIM115, as a pipe that nobody reads would hold Snakemake up
         options = {"user": USER, "group": USER, "extra_groups": [], "start_new_session": True}
-        options |= {"stdout": said, "stderr": subprocess.STDOUT}
+        options |= {"stdout": said, "stderr": subprocess.STDOUT, "preexec_fn": heed_interrupts}
         process = subprocess.Popen(command, cwd=self.directory, env=variables, **options)
         process.said = said
         return process
