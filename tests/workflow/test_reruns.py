@@ -150,12 +150,12 @@ def test_until(empty):
     assert planned(empty, "--until", "convert_model", "write_jsonl") == DATA | MODEL
 
 
-def test_forced_training_starts_anew(copy):
-    """Not forced, it goes on where it ended: the adapter alone is written again."""
+def test_forced_training_starts_anew(chain):
+    """Not forced, it goes on where it ended: the adapter alone is written again. Not in a copy: paths count, too."""
     adapter = "results/runs/lora/fold0/seed0/adapter.nemo"
     for force, words in ([], "continues after step 4"), (["--forcerun", "train_lora"], "starts"):
-        (copy / adapter).unlink()
-        done = snakemake(copy, adapter, *force, "--configfile", "chain.yaml")
+        (chain / adapter).unlink()
+        done = snakemake(chain, adapter, *force, "--configfile", "chain.yaml")
         assert done.returncode == 0, done.stdout
-        log = (copy / "logs/train_lora/lora/fold0-seed0.log").read_text()
+        log = (chain / "logs/train_lora/lora/fold0-seed0.log").read_text()
         assert f"train_lora: {words}\n" in log
