@@ -90,13 +90,13 @@ def test_scores_must_be_finite(data):
 
 
 def test_table(data, tmp_path):
-    base = evaluate(*data, "final_decision") | {"run": "base", "model": "m", "dataset": "d", "base": "yes"}
+    base = evaluate(*data, "final_decision") | {"run": "base", "model": "m", "dataset": "d", "base": True}
     write_json(tmp_path / "base.json", base | {"label": "final_decision"})
     for seed, shift in enumerate((0.0, 0.2)):
-        tuned = base | {"run": "lora", "base": "no", "seed": str(seed), "label": "final_decision"}
+        tuned = base | {"run": "lora", "base": False, "seed": str(seed), "label": "final_decision"}
         write_json(tmp_path / f"lora{seed}.json", tuned | {"accuracy": base["accuracy"] + shift})
     perfect = {pmid: answer | {"score": answer["gold"]} for pmid, answer in base["answers"].items()}
-    best = {"run": "best", "base": "no", "label": "final_decision", "accuracy": 1.0, "answers": perfect}
+    best = {"run": "best", "base": False, "label": "final_decision", "accuracy": 1.0, "answers": perfect}
     write_json(tmp_path / "best.json", base | best)
     metrics = [tmp_path / name for name in ("base.json", "lora0.json", "lora1.json", "best.json")]
     run_script("compare_runs.py", "--metrics", *metrics, "--output", tmp_path / "accuracy.tsv")
