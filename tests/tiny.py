@@ -12,23 +12,24 @@ import sentencepiece
 import torch
 from pubmedqa import prompt
 from simulate_trials import simulate
-from transformers import MistralConfig, MistralForCausalLM
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedTokenizerFast
 
 WINDOW = 48  # shorter than the prompts: the sliding window takes part
+SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
-def make_tiny_mistral(directory):
-    """Four layers of width 128, 8 heads in 4 groups, head_dim 24 (not width / heads), three shards in bf16.
-
-    400 words: 4 tensor-parallel ranks share them without padding.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True)
+def lines():
     texts = [prompt(item) + item["final_decision"] for item in simulate(random.Random(1)).values()]
+    return (line for text in texts for line in text.splitlines())
+
+
+def write_sentencepiece(directory, words):
+    """tokenizer.model"""
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(line for text in texts for line in text.splitlines()),
+        sentence_iterator=lines(),
         model_prefix=str(directory / "tokenizer"),
-        vocab_size=400,
+        vocab_size=words,
         model_type="bpe",
         byte_fallback=True,
         unk_id=0,
@@ -40,10 +41,38 @@ def make_tiny_mistral(directory):
         minloglevel=2,
     )
     (directory / "tokenizer.vocab").unlink()
-    tokenizer = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = {"tokenizer_class": "LlamaTokenizer", **SPECIAL}
     tokenizer |= {"add_bos_token": False, "add_eos_token": False, "legacy": False}
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+
+
+def write_tokenizer_json(directory, words):
+    """tokenizer.json"""
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(lines(), words, special_tokens=list(SPECIAL.values()))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, **SPECIAL).save_pretrained(directory)
+
+
+def write_snapshot(directory, config, write_tokenizer):
+    """A model of this configuration, with random weights, in bf16 and in several shards."""
+    directory = Path(directory)
+    directory.mkdir(parents=True)
+    write_tokenizer(directory, config.vocab_size)
     torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    with torch.no_grad():  # larger than a fresh model's, so that the logits differ visibly from word to word
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.dim() > 1 else 1)
+    model.save_pretrained(directory, safe_serialization=True, max_shard_size="600KB")
+    assert len(list(directory.glob("model-*.safetensors"))) > 1
+    return directory
+
+
+def make_tiny_mistral(directory):
+    """Four layers of width 128, 8 heads in 4 groups, head_dim 24 (not width / heads).
+
+    400 words: 4 tensor-parallel ranks share them without padding.
+    """
     config = MistralConfig(
         vocab_size=400,
         hidden_size=128,
@@ -56,13 +85,7 @@ def make_tiny_mistral(directory):
         sliding_window=WINDOW,
         torch_dtype="bfloat16",
     )
-    model = MistralForCausalLM(config).to(torch.bfloat16)
-    with torch.no_grad():  # larger than a fresh model's, so that the logits differ visibly from word to word
-        for parameter in model.parameters():
-            parameter.mul_(4 if parameter.dim() > 1 else 1)
-    model.save_pretrained(directory, safe_serialization=True, max_shard_size="600KB")
-    assert len(list(directory.glob("model-*.safetensors"))) > 1
-    return directory
+    return write_snapshot(directory, config, write_sentencepiece)
 
 
 if __name__ == "__main__":

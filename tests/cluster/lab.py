@@ -71,9 +71,9 @@ class Project:
         process.said = said
         return process
 
-    def run(self, *arguments, **options):
+    def run(self, *arguments, seconds=600, **options):
         """Runs Snakemake to its end; returns what it said."""
-        code, said = finish(self.start(*arguments, **options))
+        code, said = finish(self.start(*arguments, **options), seconds)
         assert code == 0, said
         return said
 

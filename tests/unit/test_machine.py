@@ -1,7 +1,9 @@
-"""GPUs that are too few or too old end a job before the model loads."""
+"""What NeMo gets from the machine, or in its place."""
 
 import nemo_setup
+import numpy as np
 import pytest
+from nemo_torch import build_blending_indices
 
 
 @pytest.mark.parametrize(
@@ -19,3 +21,12 @@ def test_gpus_that_will_not_do(monkeypatch, devices, precision, capabilities, wo
     assert words in str(error.value)
     nemo_setup.refuse_gpus(2, 16, [(7, 0)] * 2)
     nemo_setup.refuse_gpus(2, "bf16", [(8, 9)] * 4)
+
+
+def test_blending_keeps_to_the_weights():
+    dataset, sample = np.zeros(100, np.uint8), np.zeros(100, np.int64)
+    build_blending_indices(dataset, sample, [0.75, 0.25], 2, 100, False)
+    assert np.bincount(dataset).tolist() == [75, 25]
+    assert sample[dataset == 1].tolist() == list(range(25))
+    build_blending_indices(dataset, sample, [1.0], 1, 100, False)
+    assert sample.tolist() == list(range(100)) and not dataset.any()

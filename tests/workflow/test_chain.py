@@ -6,13 +6,12 @@ import shutil
 import subprocess
 import tarfile
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from files import read_json, read_jsonl, sha256
-from helpers import ROOT, SCRIPTS, run_script, snakemake, torchrun
+from helpers import SCRIPTS, run_script, snakemake, torchrun
 from pubmedqa import LABELS
 
 BASES = ["base", "base-tp2", "base-tp4", "base-dp2-tp2"]
@@ -184,18 +183,3 @@ def test_padded_words_take_no_part(chain, hugging_face, tmp_path):
     output = "--settings", json.dumps(settings), "--output", tmp_path / "predictions.jsonl"
     torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *files, *output, processes=2)
     check_scores_and_text(read_jsonl(tmp_path / "predictions.jsonl"), hugging_face)
-
-
-def test_packed_model_has_hugging_faces_logits(chain, hugging_face, tmp_path):
-    done = snakemake(chain, "results/base/tiny.nemo", "--configfile", "chain.yaml")
-    assert done.returncode == 0, done.stdout
-    model, tokenizer = hugging_face
-    rows = read_jsonl(chain / "results/data/trials/final_decision/test.jsonl")[:4]
-    tokens = np.array([tokenizer.encode(row["input"])[:100] for row in rows])
-    np.save(tmp_path / "tokens.npy", tokens)
-    files = chain / "results/base/tiny.nemo", tmp_path / "tokens.npy", tmp_path / "logits.npy"
-    torchrun(ROOT / "tests/nemo_logits.py", *files)
-    with torch.no_grad():
-        expected = model(torch.from_numpy(tokens)).logits.numpy()
-    assert expected.std() > 0.5
-    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-4)

@@ -59,7 +59,7 @@ if sys.platform == "linux":
 
 onstart:
     jobs = list(workflow.dag.needrun_jobs())
-    if nemo_jobs := [job for job in jobs if job.rule.name in ("train_lora", "predict")]:
+    if nemo_jobs := [job for job in jobs if job.rule.name in ("train_lora", "predict", "verify_model")]:
         check_machine(nemo_jobs)
     if not workflow.local_exec and shutil.which("squeue"):
         check_queue(jobs)

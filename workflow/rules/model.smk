@@ -3,7 +3,7 @@
 In:   models: in config/config.yaml
 Out:  resources/hf/{model}/manifest.json, written last beside the snapshot's files
       results/base/{model}/model_config.yaml, written last in the unpacked .nemo directory
-      results/base/{model}.nemo, the same packed, on request: snakemake results/base/mistral-7b.nemo
+      results/base/{model}.nemo, the same packed, on request
 """
 
 
@@ -45,9 +45,8 @@ rule dequantize_gguf:
 
 
 rule convert_model:
-    """Takes minutes for a 7B model, so an edited script alone does not repeat it (ancient)."""
     input:
-        script=ancient("workflow/scripts/convert_model.py"),
+        script=ancient("workflow/scripts/convert_model.py"),  # takes minutes: an edit alone does not repeat it
         manifest="<resources>/hf/{model}/manifest.json",
     output:
         "<results>/base/{model}/model_config.yaml",
@@ -57,6 +56,7 @@ rule convert_model:
         "<benchmarks>/convert_model/{model}.tsv"
     conda:
         "../../envs/host.yaml"
+    threads: 4
     params:
         snapshot=subpath(input.manifest, parent=True),
         dir=subpath(output[0], parent=True),

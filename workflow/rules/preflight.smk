@@ -60,8 +60,9 @@ def check_machine(jobs):
         if "://" not in image:
             os.environ.update(IMAGE_SHA256=checksum(image))  # for the jobs' provenance.json
     if config["accelerator"] == "gpu" and workflow.local_exec:
-        run = max((job.wildcards.run for job in jobs), key=lambda run: config["runs"][run]["devices"])
-        if (devices := config["runs"][run]["devices"]) > (gpus := gpus_here()):
+        runs = [job.wildcards.run for job in jobs if job.rule.name != "verify_model"]
+        run = max(runs, key=lambda run: config["runs"][run]["devices"], default=None)
+        if run and (devices := config["runs"][run]["devices"]) > (gpus := gpus_here()):
             problem = f"{devices}, but this machine has {gpus} GPUs; run on a cluster (--profile) or set fewer"
             refuse(["runs", run, "devices"], problem)
 

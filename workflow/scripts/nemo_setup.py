@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import inspect
 import os
 import platform
 import signal
@@ -102,6 +103,16 @@ def use_tokenizer_of(base, model_config):
     """A Hugging Face tokenizer is a directory of the base: its path stands in no file, as the base may be moved."""
     if model_config.tokenizer.library == "huggingface":
         model_config.tokenizer.type = os.path.join(base, "tokenizer")
+
+
+def refuse_rope_scaling(base, model_config):
+    """Exits where the base needs Llama 3.1's rope scaling, and this NeMo has none or one with fixed factors."""
+    from nemo.collections.common.parts import utils
+
+    known = getattr(utils, "apply_rope_scaling", None)
+    known = inspect.signature(known).parameters if known else ()
+    if model_config.get("scale_positional_embedding") and "scale_factor" not in known:
+        exit_all(f"{base}: the model needs llama3 rope scaling, which this NeMo has not: take an image with NeMo 2.2.")
 
 
 def refuse_tensor_parallelism(base, ranks):

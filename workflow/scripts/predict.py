@@ -22,6 +22,7 @@ from nemo_setup import (
     load_config,
     prepare_nemo,
     refuse_long_prompts,
+    refuse_rope_scaling,
     refuse_tensor_parallelism,
     use_tokenizer_of,
 )
@@ -43,6 +44,7 @@ def load_model(config):
     base, adapter = config.model.restore_from_path, config.model.peft.restore_from_path
     model_config = MegatronGPTSFTModel.merge_inference_cfg(adapter or base, config)
     use_tokenizer_of(base, model_config)
+    refuse_rope_scaling(base, model_config)
     model = MegatronGPTSFTModel.restore_from(base, model_config, trainer=trainer)
     if adapter:
         model.load_adapters(adapter)

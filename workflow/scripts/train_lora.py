@@ -24,6 +24,7 @@ from nemo_setup import (
     load_config,
     prepare_nemo,
     refuse_long_prompts,
+    refuse_rope_scaling,
     refuse_tensor_parallelism,
     use_tokenizer_of,
 )
@@ -78,6 +79,7 @@ def train(config, end):
     base = config.model.restore_from_path
     model_config = MegatronGPTSFTModel.merge_cfg_with(base, config)
     use_tokenizer_of(base, model_config)
+    refuse_rope_scaling(base, model_config)
     model = MegatronGPTSFTModel.restore_from(base, model_config, trainer=trainer)
     for file in (config.settings.train, config.settings.val):
         refuse_long_prompts(model.tokenizer, file, config.settings.max_seq_length - 16)  # answer and end

@@ -1,0 +1,153 @@
+"""A Hugging Face snapshot of a Mistral or Llama model: its configuration, and where in its files each tensor lies.
+
+Tensors are described, not loaded: safetensors' own readers map the files into memory, all of which then counts as the
+process's. Format: https://huggingface.co/docs/safetensors
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from files import read_json
+from safetensors import SafetensorError, safe_open
+
+ARCHITECTURES = ("MistralForCausalLM", "LlamaForCausalLM")
+DTYPES = ("BF16", "F16", "F32")
+
+
+class Tensor(NamedTuple):
+    """`size` bytes of a file, from `offset` on: a tensor, or some rows of it."""
+
+    name: str
+    file: Path
+    offset: int
+    size: int
+    dtype: str
+    shape: list
+
+    def rows(self, start, stop):
+        row = self.size // self.shape[0]
+        shape = [stop - start, *self.shape[1:]]
+        return self._replace(offset=self.offset + start * row, size=(stop - start) * row, shape=shape)
+
+
+def read_header(path):
+    """[Tensor] of a safetensors file: eight bytes with the header's length, the header in JSON, the tensors."""
+    try:
+        with safe_open(path, "numpy"):  # checks the header, and that the file has all bytes
+            pass
+    except SafetensorError as error:
+        sys.exit(f"{path}: not a whole safetensors file ({error}). Fetch it again.")
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    tensors = []
+    for name, entry in header.items():
+        start, stop = entry["data_offsets"]
+        tensors.append(Tensor(name, path, 8 + length + start, stop - start, entry["dtype"], entry["shape"]))
+    return tensors
+
+
+class Snapshot:
+    """config.json as `config`, what follows from it, and {name: Tensor} as `tensors`."""
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.config = c = read_json(self.directory / "config.json")
+        self.architecture = (c.get("architectures") or ["none"])[0]
+        self.rope_scaling = c.get("rope_scaling") or {}
+        self.rope_theta = c.get("rope_theta", 10000.0)
+        if rope := c.get("rope_parameters"):  # where transformers 5 keeps both
+            self.rope_scaling, self.rope_theta = rope, rope["rope_theta"]
+        self.rope_type = self.rope_scaling.get("rope_type") or self.rope_scaling.get("type") or "default"
+        files = sorted(self.directory.glob("model*.safetensors"))
+        self.tensors = {tensor.name: tensor for file in files for tensor in read_header(file)}
+
+    @property
+    def layers(self):
+        return self.config["num_hidden_layers"]
+
+    @property
+    def heads(self):
+        return self.config["num_attention_heads"]
+
+    @property
+    def groups(self):
+        """Of query heads that share a key and a value head."""
+        return self.config.get("num_key_value_heads") or self.heads
+
+    @property
+    def head_dim(self):
+        return self.config.get("head_dim") or self.config["hidden_size"] // self.heads
+
+    @property
+    def tied(self):
+        """Is the output layer the embedding again?"""
+        return self.config.get("tie_word_embeddings", False)
+
+    @property
+    def dtype(self):
+        return self.tensors["model.embed_tokens.weight"].dtype
+
+    def expected_shapes(self):
+        """{tensor name: shape} as the configuration has it."""
+        c, hidden, ffn = self.config, self.config["hidden_size"], self.config["intermediate_size"]
+        shapes = {"model.embed_tokens.weight": [c["vocab_size"], hidden], "model.norm.weight": [hidden]}
+        if not self.tied:
+            shapes["lm_head.weight"] = [c["vocab_size"], hidden]
+        for layer in range(self.layers):
+            for name, shape in {
+                "input_layernorm": [hidden],
+                "self_attn.q_proj": [self.heads * self.head_dim, hidden],
+                "self_attn.k_proj": [self.groups * self.head_dim, hidden],
+                "self_attn.v_proj": [self.groups * self.head_dim, hidden],
+                "self_attn.o_proj": [hidden, self.heads * self.head_dim],
+                "post_attention_layernorm": [hidden],
+                "mlp.gate_proj": [ffn, hidden],
+                "mlp.up_proj": [ffn, hidden],
+                "mlp.down_proj": [hidden, ffn],
+            }.items():
+                shapes[f"model.layers.{layer}.{name}.weight"] = shape
+        return shapes
+
+    def missing_file(self):
+        """A file with weights that the index names and that is not there, or None."""
+        index = self.directory / "model.safetensors.index.json"
+        files = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else []
+        return next((file for file in files if not (self.directory / file).exists()), None)
+
+    def problem(self):
+        """Why this snapshot can't be converted, or None."""
+        c = self.config
+        if self.architecture not in ARCHITECTURES:
+            return f"config.json: architecture {self.architecture}; {' and '.join(ARCHITECTURES)} can be converted"
+        if quantization := c.get("quantization_config"):
+            method = quantization.get("quant_method", "unknown method")
+            return f"config.json: quantised weights ({method}); take the snapshot that this one was made from"
+        for key in ("attention_bias", "mlp_bias"):
+            if c.get(key):
+                return f"config.json: {key} is {c[key]}, which the conversion does not support"
+        if self.rope_type not in ("default", "llama3"):
+            return f"config.json: rope_type is {self.rope_type}; the conversion supports default and llama3"
+        if c.get("hidden_act", "silu") != "silu":
+            return f"config.json: hidden_act is {c['hidden_act']}; only silu can be converted"
+        if file := self.missing_file():
+            return f"{file} is missing. Fetch it again"
+        expected = self.expected_shapes()
+        # A tied model's lm_head, where a snapshot has one, is the embedding again.
+        unknown = [name for name in self.tensors if name not in expected and name != "lm_head.weight"]
+        if unknown := [name for name in unknown if not name.endswith("rotary_emb.inv_freq")]:
+            return f"holds {min(unknown)}, which a {self.architecture} of {self.layers} layers has not"
+        if missing := sorted(expected.keys() - self.tensors.keys()):
+            return f"{len(missing)} tensors are missing, {missing[0]} the first: is a *.safetensors file missing?"
+        for name, shape in expected.items():
+            tensor = self.tensors[name]
+            if tensor.shape != shape:
+                return f"{name} has the shape {tensor.shape}; config.json makes it {shape}"
+            if tensor.dtype not in DTYPES or tensor.dtype != self.dtype:
+                return f"{name} is {tensor.dtype}; all must be alike, one of {', '.join(DTYPES)}"
+        if not ((self.directory / "tokenizer.model").exists() or (self.directory / "tokenizer.json").exists()):
+            return "holds neither tokenizer.model nor tokenizer.json"
+        return None

@@ -1,0 +1,126 @@
+"""Compares a converted model with its Hugging Face snapshot: both's logits, in fp32, on a few prompts. Under torchrun:
+
+    torchrun --standalone --nproc-per-node 4 verify_model.py --accelerator gpu --snapshot … --base … --output …
+
+Each process is a tensor-parallel rank of NeMo's model; Hugging Face's runs on the CPU, with 4 bytes of memory a weight.
+Writes a table of each prompt's likeliest next words with both logits, and the largest difference over all words and
+positions. Exits where it is above TOLERANCE of the largest logit, or where the tokenizers differ.
+Needs only NeMo and what NeMo needs.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from files import replacing
+from nemo_setup import describe_machine, end_distributed, prepare_nemo, refuse_rope_scaling, use_tokenizer_of
+from omegaconf import OmegaConf, open_dict
+
+TOLERANCE = 1e-3
+WORDS = 3  # of each prompt in the table
+PROMPTS = (
+    "The capital of France is",
+    "Does aspirin lower the risk of a second stroke? The answer (yes, no or maybe) is",
+    "BACKGROUND: Blood pressure was measured at home and in the clinic in 212 patients (61.4 years, 48% women)."
+    " METHODS: Patients took the drug or placebo once a day for 12 weeks; the analysis was by intention to treat."
+    " RESULTS: Systolic pressure fell by 11.2 mmHg with the drug and by 3.9 mmHg with placebo (P<0.001).\n"
+    "QUESTION: Does the drug lower blood pressure?\nANSWER (yes|no|maybe):",
+)
+
+
+def hugging_face_logits(snapshot):
+    """[(token ids, logits [tokens, vocabulary])] of the prompts."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(snapshot)
+    model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32, device_map=None).eval()
+    tokens = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in PROMPTS]
+    with torch.no_grad():
+        return [(ids, model(torch.tensor([ids])).logits[0]) for ids in tokens]
+
+
+def load_nemo(base, accelerator, ranks):
+    """NeMo's model in fp32, shared out to all ranks; base is an unpacked .nemo directory or a .nemo file."""
+    from nemo.collections.nlp.models.language_modeling.megatron_gpt_model import MegatronGPTModel
+    from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronTrainerBuilder
+
+    trainer = {"devices": ranks, "accelerator": accelerator, "num_nodes": 1, "precision": 32, "logger": False}
+    config = {"trainer": {**trainer, "enable_checkpointing": False}, "model": {"gradient_as_bucket_view": False}}
+    trainer = MegatronTrainerBuilder(OmegaConf.create(config)).create_trainer()
+    config = MegatronGPTModel.restore_from(base, trainer=trainer, return_config=True)
+    with open_dict(config):
+        config.update(precision=32, megatron_amp_O2=False, tensor_model_parallel_size=ranks)
+    use_tokenizer_of(base, config)
+    refuse_rope_scaling(base, config)
+    model = MegatronGPTModel.restore_from(base, trainer=trainer, override_config_path=config).eval()
+    model.model.cuda()
+    return model
+
+
+def nemo_logits(model):
+    """As hugging_face_logits, on every rank."""
+    import torch
+    from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+
+    found = []
+    for prompt in PROMPTS:
+        ids = model.tokenizer.text_to_ids(prompt)
+        tokens, positions = torch.tensor([ids]).cuda(), torch.arange(len(ids))[None].cuda()
+        with torch.no_grad():
+            logits = gather_from_tensor_model_parallel_region(model.model(tokens, positions, None))
+        # rows that only pad the vocabulary for tensor parallelism are no words
+        found.append((ids, logits[0, :, : model.tokenizer.vocab_size].float().cpu()))
+    return found
+
+
+def compare(expected, found, tokenizer):
+    """(rows of the table, the largest difference, the largest logit); exits where the tokenizers differ."""
+    import torch
+
+    rows, differences = ["prompt\ttokens\tnext\thugging_face\tnemo\tlargest_difference"], []
+    for number, ((ids, hf), (nemo_ids, nemo)) in enumerate(zip(expected, found), start=1):
+        if ids != nemo_ids:
+            sys.exit(
+                f"prompt {number}: the tokenizers differ: {ids[:9]}… with Hugging Face, {nemo_ids[:9]}… with NeMo."
+            )
+        differences.append((hf - nemo).abs().max())
+        for word in hf[-1].topk(WORDS).indices.tolist():
+            token = repr(tokenizer.ids_to_tokens([word])[0])
+            rows.append(
+                f"{number}\t{len(ids)}\t{token}\t{hf[-1, word]:.5f}\t{nemo[-1, word]:.5f}\t{differences[-1]:.1e}"
+            )
+    # torch's max keeps a NaN, Python's does not
+    return rows, float(torch.stack(differences).max()), max(float(hf.abs().max()) for _, hf in expected)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--accelerator", required=True, choices=["cpu", "gpu"])
+    parser.add_argument("--snapshot", required=True, type=Path, help="directory of the Hugging Face snapshot")
+    parser.add_argument("--base", required=True, type=Path, help="written by convert_model.py or pack_model.py")
+    parser.add_argument("--output", required=True, type=Path, help="table, tab-separated")
+    args = parser.parse_args()
+
+    ranks = int(os.environ["WORLD_SIZE"])
+    settings = {"devices": ranks, "tensor_model_parallel_size": ranks, "precision": 32}
+    describe_machine("verify_model", args.accelerator, settings)
+    prepare_nemo(args.accelerator)
+    expected = hugging_face_logits(args.snapshot) if os.environ["RANK"] == "0" else None
+    model = load_nemo(str(args.base), args.accelerator, ranks)
+    found = nemo_logits(model)
+    if os.environ["RANK"] == "0":
+        rows, difference, largest = compare(expected, found, model.tokenizer)
+        print("\n".join(rows))
+        said = f"{args.base}: the largest difference is {difference:.1e}, the largest logit {largest:.1f}"
+        if not difference <= TOLERANCE * largest:
+            sys.exit(f"{said}: this is not the model of {args.snapshot}. Convert it again.")
+        with replacing(args.output) as partial:
+            partial.write_text("\n".join(rows) + "\n")
+        print(f"{said}: the same model")
+    end_distributed()
+
+
+if __name__ == "__main__":
+    main()
