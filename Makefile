@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test test-cluster test-cluster-long lint docs
+.PHONY: demo test test-generations test-cluster test-cluster-long lint docs
 
 demo: .venv/installed
 	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 8 minutes on 2 cores,"
@@ -14,6 +14,9 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	python -m pytest
+
+test-generations: .venv/installed .venv-2.0.0rc0/installed
+	python -m pytest tests/generations
 
 test-cluster: .venv/installed
 	@echo "Starts a SLURM on this machine, Debian 12, as root; installs it and Apptainer where they lack. About 15 minutes,"
@@ -38,4 +41,11 @@ docs: .venv/installed
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --requirement envs/requirements.txt
 	.venv/bin/python -m pip install --quiet --no-deps --requirement envs/nemo.txt
+	touch $@
+
+.venv-2.0.0rc0/installed: envs/requirements.txt tests/generations/requirements.txt
+	@echo "Setting up .venv-2.0.0rc0, an older generation of NeMo: 3 GB of disk, 3 minutes."
+	$(PYTHON) -m venv --clear .venv-2.0.0rc0
+	.venv-2.0.0rc0/bin/python -m pip install --quiet --no-deps --requirement envs/requirements.txt
+	.venv-2.0.0rc0/bin/python -m pip install --quiet --no-deps --requirement tests/generations/requirements.txt
 	touch $@

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, copy_workflow, environment, snakemake
+from helpers import ROOT, copy_workflow, environment, run_script, snakemake
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,20 @@ def tiny_mistral(tmp_path_factory):
     """A tiny random Mistral as a Hugging Face snapshot."""
     directory = tmp_path_factory.mktemp("tiny") / "snapshot"
     subprocess.run([sys.executable, ROOT / "tests/tiny.py", directory], check=True, env=environment())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_mistral, tmp_path_factory):
+    """Directory with base/, train.jsonl and val.jsonl."""
+    directory = tmp_path_factory.mktemp("inputs")
+    run_script("convert_model.py", "--snapshot", tiny_mistral, "--output-dir", directory / "base")
+    run_script("simulate_trials.py", "--output-dir", directory)
+    files = "--ori-pqal", directory / "ori_pqal.json", "--ground-truth", directory / "test_ground_truth.json"
+    run_script("split_folds.py", *files, "--output-dir", directory)
+    for split in ("train", "val"):
+        jsonl = "--json", directory / f"fold0/{split}.json", "--output", directory / f"{split}.jsonl"
+        run_script("write_jsonl.py", *jsonl, "--label", "final_decision")
     return directory
 
 

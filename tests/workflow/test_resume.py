@@ -9,27 +9,13 @@ import time
 
 import pytest
 from files import read_json
-from helpers import SCRIPTS, environment, run_script
+from helpers import SCRIPTS, environment
 from resume import fingerprint, prepare
 
 STEPS = 8
 SETTINGS = {"precision": "bf16", "megatron_amp_O2": True, "max_seq_length": 256, "adapter_dropout": 0.1}
 SETTINGS |= {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": STEPS, "val_check_interval": 2, "lr": 1e-3}
 SETTINGS |= {"warmup_steps": 2, "target_modules": ["attention_qkv", "mlp_fc2"], "adapter_dim": 8}
-
-
-@pytest.fixture(scope="module")
-def inputs(tiny_mistral, tmp_path_factory):
-    """Directory with base/, train.jsonl and val.jsonl."""
-    directory = tmp_path_factory.mktemp("resume")
-    run_script("convert_model.py", "--snapshot", tiny_mistral, "--output-dir", directory / "base")
-    run_script("simulate_trials.py", "--output-dir", directory)
-    files = "--ori-pqal", directory / "ori_pqal.json", "--ground-truth", directory / "test_ground_truth.json"
-    run_script("split_folds.py", *files, "--output-dir", directory)
-    for split in ("train", "val"):
-        jsonl = "--json", directory / f"fold0/{split}.json", "--output", directory / f"{split}.jsonl"
-        run_script("write_jsonl.py", *jsonl, "--label", "final_decision")
-    return directory
 
 
 def start(inputs, ranks, minutes=60, **changes):
