@@ -87,7 +87,8 @@ def test_predictions(adapters, inputs, tmp_path, trained):
     predictions = {}
     for nemo in ENVIRONMENTS:
         options = "--adapter", *([adapters[trained]] if trained else []), "--test", inputs / "val.jsonl"
-        code, output = run(nemo, "predict.py", inputs, PREDICT, *options, "--output", tmp_path / f"{nemo}.jsonl")
+        work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / f"{nemo}.jsonl"
+        code, output = run(nemo, "predict.py", inputs, PREDICT, *options, *work)
         assert code == 0, output
         predictions[nemo] = (tmp_path / f"{nemo}.jsonl").read_text().splitlines()
     assert len(predictions["2.2.1"]) == 50 and predictions["2.0.0rc0"] == predictions["2.2.1"]

@@ -1,17 +1,20 @@
 """What the whole chain made of a tiny random Mistral: tests/chain.yaml."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
+import time
 
 import pandas as pd
 import pytest
 import torch
 import yaml
 from files import read_json, read_jsonl, sha256
-from helpers import SCRIPTS, run_script, snakemake, torchrun
+from helpers import SCRIPTS, environment, run_script, snakemake, torchrun
 from pubmedqa import LABELS
 
 BASES = ["base", "base-tp2", "base-tp4", "base-dp2-tp2"]
@@ -180,6 +183,29 @@ def test_padded_words_take_no_part(chain, hugging_face, tmp_path):
     (base / "model_config.yaml").write_text(yaml.safe_dump(config | {"make_vocab_size_divisible_by": 128}))
     settings = read_json(chain / "results/runs/base-tp2/fold0/seed0/predictions.provenance.json")["settings"]
     files = "--base", base, "--test", chain / "results/data/trials/final_decision/test.jsonl"
-    output = "--settings", json.dumps(settings), "--output", tmp_path / "predictions.jsonl"
-    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *files, *output, processes=2)
+    work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
+    options = *files, "--settings", json.dumps(settings), *work
+    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *options, processes=2)
     check_scores_and_text(read_jsonl(tmp_path / "predictions.jsonl"), hugging_face)
+
+
+def test_interrupted_prediction_continues(chain, hugging_face, tmp_path):
+    """Killed after some of its 24 batches, it predicts the others only; scores and text do not depend on the batches."""
+    provenance = read_json(chain / "results/runs/base/fold0/seed0/predictions.provenance.json")
+    files = "--base", chain / "results/base/tiny", "--test", chain / "results/data/trials/final_decision/test.jsonl"
+    settings = "--settings", json.dumps(provenance["settings"] | {"batch_size": 1})
+    work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", SCRIPTS / "predict.py", "--accelerator", "cpu"]
+    command = list(map(str, [*command, *files, *settings, *work]))
+    options = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **options, start_new_session=True) as process:
+        while not (done := list(tmp_path.glob("prediction/batches/*.json"))):
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+    done = len(list(tmp_path.glob("prediction/batches/[0-9]*.json")))
+    assert 0 < done < 24 and not (tmp_path / "predictions.jsonl").exists()
+    said = subprocess.run(command, **options, check=True).stdout
+    assert f"predict: continues after {done} batches" in said and "predict: 24 of 24 batches" in said
+    check_scores_and_text(read_jsonl(tmp_path / "predictions.jsonl"), hugging_face)
+    assert not (tmp_path / "prediction").exists()

@@ -53,7 +53,8 @@ def test_training_and_prediction(chain, tmp_path):
 
     settings = read_json(run / "predictions.provenance.json")["settings"]
     files = "--adapter", tmp_path / "adapter.nemo", "--test", data / "test.jsonl"
-    options = *base, *files, "--settings", json.dumps(settings), "--output", tmp_path / "predictions.jsonl"
+    work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
+    options = *base, *files, "--settings", json.dumps(settings), *work
     code, shown = on_terminal(*launch, SCRIPTS / "predict.py", *options)
     assert code == 0 and bar("predict", 4, "batches").search(shown), shown
     assert len(read_jsonl(tmp_path / "predictions.jsonl")) == 24

@@ -43,7 +43,8 @@ def test_scores_of_real_prompts_are_hugging_faces(snapshot, hugging_face, pubmed
     rows = sorted(read_jsonl(tmp_path / "all.jsonl"), key=lambda row: len(row["input"]))[:20]
     write_jsonl(tmp_path / "test.jsonl", rows)
     files = "--base", tmp_path / "base", "--test", tmp_path / "test.jsonl", "--output", tmp_path / "predictions.jsonl"
-    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *files, "--settings", json.dumps(SETTINGS))
+    options = *files, "--settings", json.dumps(SETTINGS), "--work-dir", tmp_path / "prediction"
+    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *options)
     predictions = read_jsonl(tmp_path / "predictions.jsonl")
     assert [row["pmid"] for row in predictions] == [row["pmid"] for row in rows]
     for row in predictions:

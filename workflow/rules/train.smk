@@ -67,6 +67,7 @@ rule predict:
         devices=of_run("{devices}"),
         base=subpath(input.base, parent=True),
         settings=settings("predict"),
+        work_dir=subpath(output.predictions, parent=True),
     shell:
         "torchrun --standalone --nproc-per-node {params.devices} {input.script}"
         " --accelerator {params.accelerator}"
@@ -74,4 +75,5 @@ rule predict:
         " --adapter {input.adapter:q}"
         " --test {input.test:q}"
         " --settings {params.settings:q}"
+        " --work-dir {params.work_dir:q}/prediction"
         " --output {output.predictions:q} &> {log:q}"

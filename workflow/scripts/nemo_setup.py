@@ -91,6 +91,16 @@ def prepare_nemo(accelerator):
         nemo_torch.install()
 
 
+def on_first_rank(work, ready):
+    """Does work() on rank 0; the others wait for this launch's id in `ready`, as torch.distributed is not there yet."""
+    launch = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    if os.environ["RANK"] == "0":
+        work()
+        ready.write_text(launch)
+    while not ready.exists() or ready.read_text() != launch:
+        time.sleep(0.1)  # where rank 0 fails, torchrun ends the others
+
+
 def end_distributed():
     """Ends torch.distributed on all ranks together: a process that ends with gloo's threads in it may abort."""
     import torch

@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import tarfile
-import time
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from nemo_setup import (
     end_distributed,
     exit_all,
     load_config,
+    on_first_rank,
     prepare_nemo,
     refuse_long_prompts,
     refuse_rope_scaling,
@@ -109,16 +109,6 @@ def publish(adapter, output):
             member.size, member.mtime, member.uid, member.gid = len(content), 0, 0, 0
             member.uname, member.gname, member.pax_headers = "", "", {}
             target.addfile(member, io.BytesIO(content))
-
-
-def on_first_rank(work, ready):
-    """Does work() on rank 0; the others wait for this launch's id in `ready`, as torch.distributed is not there yet."""
-    launch = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.environ['TORCHELASTIC_RESTART_COUNT']}"
-    if os.environ["RANK"] == "0":
-        work()
-        ready.write_text(launch)
-    while not ready.exists() or ready.read_text() != launch:
-        time.sleep(0.1)  # where rank 0 fails, torchrun ends the others
 
 
 def main():
