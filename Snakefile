@@ -29,6 +29,7 @@ include: "workflow/rules/cluster.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 

@@ -35,6 +35,10 @@ MISTAKES = {
     ),
     "models: {x: org/x}": "mine.yaml: models.x: 'org/x' is not of type 'object'",
     "models: []": "mine.yaml: models: [] is not of type 'object'",
+    "runs: {lora: {folds: al}}": "mine.yaml: runs.lora.folds: 'al' does not match '^all$'",
+    "choose: [base]": "mine.yaml: choose: base is not among the runs that have train:",
+    "choose: [lora]": "mine.yaml: choose: lora is under targets, too: that would be choosing on test",
+    "{targets: [base], choose: [lora, tutorial]}": "mine.yaml: choose: tutorial and lora differ in label: their",
     "datasets: {x: {simulate: 1, directory: d}}": "datasets.x: has simulate, directory; it needs revision or directory",
 }
 

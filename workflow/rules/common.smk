@@ -9,6 +9,9 @@ if "WORKFLOW_COMMIT" not in os.environ:  # a job has it from the Snakemake that 
 # A plan of 10,000 jobs is millions of objects that stay: a fifth of its time went into looking for garbage among them.
 gc.set_threshold(100_000, 50, 50)
 
+for run in config["runs"].values():
+    run["folds"] = list(range(10)) if run["folds"] == "all" else run["folds"]
+
 LABELS = ["final_decision", "reasoning_required_pred", "reasoning_free_pred"]
 
 
@@ -46,6 +49,16 @@ def of_run(pattern):
 def of_trained(pattern):
     """A path of a run that has `train:`; none of the base alone."""
     return lambda wildcards: pattern.format(**wildcards) if "train" in config["runs"][wildcards.run] else []
+
+
+def of_models(runs, file):
+    """The path of a file for each fold and seed of runs."""
+    return [
+        f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
+        for run in runs
+        for fold in config["runs"][run]["folds"]
+        for seed in config["runs"][run]["seeds"]
+    ]
 
 
 def settings(group):

@@ -52,6 +52,7 @@ rule predict:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
         test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
+        chosen=if_chosen,
     output:
         predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
         provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
