@@ -192,17 +192,17 @@ def model(data, run, answers=None, **more):
         *zip(*((a["gold"], a["score"]) for a in metrics["answers"].values()))
     )
     names = {"run": run, "model": "m", "dataset": "d", "label": "final_decision", "base": run == "base"}
-    return metrics | names | {"fold": "0", "seed": "0", "validation_loss": None} | more
+    return metrics | names | {"fold": "0", "seed": "0", "validation_loss": None, "chosen": None} | more
 
 
-def compare_runs(directory, metrics, *arguments, **options):
+def compare_runs(directory, metrics, **options):
     """(the table, the JSON, the finished process)"""
     files = []
     for number, content in enumerate(metrics):
         files.append(directory / f"metrics{number}.json")
         write_json(files[-1], content)
     outputs = "--published", PUBLISHED, "--output", directory / "accuracy.tsv", "--json", directory / "accuracy.json"
-    done = run_script("compare_runs.py", "--metrics", *files, *outputs, *arguments, **options)
+    done = run_script("compare_runs.py", "--metrics", *files, *outputs, **options)
     if done.returncode:
         return None, None, done
     table = pd.read_csv(directory / "accuracy.tsv", sep="\t").set_index("run")
@@ -215,10 +215,9 @@ def test_table(data, tmp_path):
         model(data, "lora", ["yes", "yes", "no", "yes", "yes"], validation_loss=0.3),
         model(data, "lora", ["yes", "no", "no", "yes", "yes"], seed="1", validation_loss=0.4),
     ]
-    write_json(tmp_path / "choice.json", {"run": "best", "validation_loss": {"best": 0.2, "worse": 0.3}})
-    choice = "--choice", tmp_path / "choice.json"
+    best = model(data, "best", gold, chosen={"run": "good", "validation_losses": {"good": 0.2, "worse": 0.3}})
     # the base comes last, but its line first
-    table, all_of_it, done = compare_runs(tmp_path, [*seeds, model(data, "best", gold), model(data, "base")], *choice)
+    table, all_of_it, done = compare_runs(tmp_path, [*seeds, best, model(data, "base")])
     assert list(table.index) == ["majority", "human", "base", "lora", "lora (ensemble)", "best"]
     assert table.accuracy.to_list() == [60.0, 20.0, 60.0, 70.0, 80.0, 100.0]
     assert table.loc["lora", "accuracy_sd"] == 14.1  # of 80 and 60
@@ -259,12 +258,16 @@ def test_other_items_are_not_compared(data, tmp_path):
 
 def test_choice(tmp_path):
     losses = {"a/fold0/seed0": 0.5, "a/fold1/seed0": 0.4, "b/fold0/seed0": 0.3, "b/fold1/seed0": 0.5}
-    files = [tmp_path / of_model / "adapter.provenance.json" for of_model in losses]
+    files = [tmp_path / model / "adapter.provenance.json" for model in losses]
     for file, loss in zip(files, losses.values()):
         write_json(file, {"validation_loss": loss})
-    choice = tmp_path / "choice.json"
-    run_script("choose_run.py", "--provenance", *files, "--output", choice)
-    assert read_json(choice) == {"run": "b", "validation_loss": {"a": pytest.approx(0.45), "b": pytest.approx(0.4)}}
+        file.with_name("adapter.nemo").write_text(str(loss))
+    model = "--fold", 1, "--seed", 0, "--output", tmp_path / "best/adapter.nemo"
+    run_script("choose_run.py", "--provenance", *files, *model)
+    assert (tmp_path / "best/adapter.nemo").read_text() == "0.5"
+    means = {"a": pytest.approx(0.45), "b": pytest.approx(0.4)}
+    provenance = read_json(tmp_path / "best/adapter.provenance.json")
+    assert provenance == {"validation_loss": 0.5, "chosen": {"run": "b", "validation_losses": means}}
     write_json(files[0], {})
-    done = run_script("choose_run.py", "--provenance", *files, "--output", choice, check=False)
+    done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
     assert done.returncode == 1 and f"{files[0]}: has no validation_loss" in done.stderr

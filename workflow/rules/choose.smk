@@ -1,52 +1,56 @@
-"""The choice among the runs under choose: in config/config.yaml, on validation data only.
+"""A choice among trained runs, on validation data: a run that has `choose:` takes over the adapters of one of them.
 
-In:   results/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json, with training's lowest validation loss
-Out:  results/choice.json: the run with the lowest mean; the others get no answers to the test items
+In:   results/runs/{candidate}/fold{fold}/seed{seed}/adapter.nemo and its .provenance.json, with the validation loss
+Out:  the same of {run}. The candidates get no answers to the test items.
 """
 
 
-def check_candidate(name, other):
+def check_choice(name, run):
     """Validation losses compare only where model, items and answers are the same."""
-    if name not in config["runs"] or "train" not in config["runs"][name]:
-        refuse(["choose"], f"{name} is not among the runs that have train:")
-    if name in config["targets"]:
-        refuse(["choose"], f"{name} is under targets, too: that would be choosing on test. Take it out of one of them")
-    for key in ("model", "dataset", "label", "folds", "seeds"):
-        if config["runs"][name][key] != config["runs"][other][key]:
-            refuse(["choose"], f"{name} and {other} differ in {key}: their validation losses can't be compared")
+    if "train" in run:
+        refuse(["runs", name, "choose"], "stands beside train:; a run has one of them")
+    for candidate in run["choose"]:
+        if candidate not in config["runs"] or "train" not in config["runs"][candidate]:
+            refuse(["runs", name, "choose"], f"{candidate} is not among the runs that have train:")
+        if candidate in config["targets"]:
+            problem = f"{candidate} is under targets: that would be choosing on test; take it out of one of them"
+            refuse(["runs", name, "choose"], problem)
+        for key in run.keys() - {"choose", "predict"}:
+            if run[key] != config["runs"][candidate].get(key):
+                refuse(["runs", name, "choose"], f"{candidate} and {name} differ in {key}, in which they must agree")
 
 
-for name in config["choose"]:
-    check_candidate(name, config["choose"][0])
+for name, run in config["runs"].items():
+    if "choose" in run:
+        check_choice(name, run)
 
 
-checkpoint choose_run:
+def of_candidates(file):
+    """The path of a file for each fold and seed of a run's candidates."""
+
+    def of_run(wildcards):
+        run = config["runs"][wildcards.run]
+        models = itertools.product(run["choose"], run["folds"], run["seeds"])
+        return [f"<results>/runs/{candidate}/fold{fold}/seed{seed}/{file}" for candidate, fold, seed in models]
+
+    return of_run
+
+
+rule choose_run:
     input:
         script="workflow/scripts/choose_run.py",
-        provenance=of_models(config["choose"], "adapter.provenance.json"),
+        adapters=of_candidates("adapter.nemo"),
+        provenance=of_candidates("adapter.provenance.json"),
     output:
-        "<results>/choice.json",
+        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
     log:
-        "<logs>/choose_run.log",
+        "<logs>/choose_run/{run}/fold{fold}-seed{seed}.log",
+    wildcard_constraints:
+        run=having("runs", "choose"),
     localrule: True
     conda:
         "../../envs/host.yaml"
     shell:
-        "python {input.script} --provenance {input.provenance:q} --output {output:q} &> {log:q}"
-
-
-def choice(wildcards=None):
-    """results/choice.json, for which the jobs that ask wait; none where there is nothing to choose."""
-    return checkpoints.choose_run.get().output if config["choose"] else []
-
-
-def chosen():
-    return [json.loads(Path(file).read_text())["run"] for file in choice()]
-
-
-def if_chosen(wildcards):
-    """No file; ends where a candidate that was not chosen would answer the test items."""
-    if wildcards.run in config["choose"] and wildcards.run not in chosen():
-        problem = f"{chosen()[0]} was chosen on validation data; {wildcards.run} gets no answers to the test items"
-        refuse(["choose"], problem)
-    return []
+        "python {input.script} --provenance {input.provenance:q} --fold {wildcards.fold} --seed {wildcards.seed}"
+        " --output {output.adapter:q} &> {log:q}"

@@ -47,18 +47,9 @@ def of_run(pattern):
 
 
 def of_trained(pattern):
-    """A path of a run that has `train:`; none of the base alone."""
-    return lambda wildcards: pattern.format(**wildcards) if "train" in config["runs"][wildcards.run] else []
-
-
-def of_models(runs, file):
-    """The path of a file for each fold and seed of runs."""
-    return [
-        f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
-        for run in runs
-        for fold in config["runs"][run]["folds"]
-        for seed in config["runs"][run]["seeds"]
-    ]
+    """A path of a run that has `train:` or `choose:`; none of the base alone."""
+    tuned = {"train", "choose"}
+    return lambda wildcards: pattern.format(**wildcards) if tuned & config["runs"][wildcards.run].keys() else []
 
 
 def settings(group):

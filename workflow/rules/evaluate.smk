@@ -2,7 +2,7 @@
 
 In:   results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl
 Out:  results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json
-      results/accuracy.{tsv,json}, the runs of targets: side by side, and the chosen one of choose:
+      results/accuracy.{tsv,json}, the runs of targets: side by side
 """
 
 
@@ -38,8 +38,12 @@ rule compare_runs:
         script="workflow/scripts/compare_runs.py",
         module="workflow/scripts/metrics.py",
         published="workflow/report/published.yaml",
-        choice=choice,
-        metrics=lambda w: of_models(config["targets"] + chosen(), "metrics.json"),
+        metrics=[
+            f"<results>/runs/{run}/fold{fold}/seed{seed}/metrics.json"
+            for run in config["targets"]
+            for fold in config["runs"][run]["folds"]
+            for seed in config["runs"][run]["seeds"]
+        ],
     output:
         table=report("<results>/accuracy.tsv", caption="../report/accuracy.rst", category="Accuracy"),
         json="<results>/accuracy.json",
@@ -49,5 +53,5 @@ rule compare_runs:
     conda:
         "../../envs/host.yaml"
     shell:
-        "python {input.script} --metrics {input.metrics:q} --choice {input.choice:q}"
-        " --published {input.published:q} --output {output.table:q} --json {output.json:q} 2>&1 | tee {log:q}"
+        "python {input.script} --metrics {input.metrics:q} --published {input.published:q}"
+        " --output {output.table:q} --json {output.json:q} 2>&1 | tee {log:q}"

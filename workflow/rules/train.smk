@@ -21,6 +21,8 @@ rule train_lora:
         "<logs>/train_lora/{run}/fold{fold}-seed{seed}.log",
     benchmark:
         "<benchmarks>/train_lora/{run}/fold{fold}-seed{seed}.tsv"
+    wildcard_constraints:
+        run=having("runs", "train"),
     container:
         config["image"]
     threads: 16
@@ -46,13 +48,12 @@ rule train_lora:
 
 
 rule predict:
-    """The base alone where the run has no `train:`."""
+    """The base alone where the run has neither `train:` nor `choose:`."""
     input:
         script="workflow/scripts/predict.py",
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
         test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
-        chosen=if_chosen,
     output:
         predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
         provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",

@@ -73,12 +73,14 @@ def reference_lines(metrics):
         yield line | figures(gold, [given]), correctness(gold, [given])
 
 
-def run_lines(models, configurations):
+def run_lines(models):
     """A run's line and, where it has several models, its ensemble's. models: the metrics of each."""
     first, gold = models[0], column(models, "gold")[0]
     by_score, by_text, probabilities = (column(models, key) for key in ("score", "text", "probability"))
     start = {key: first[key] for key in ("run", "model", "base", "dataset", "test_set", "label")}
-    start |= {"models": len(models), "configurations": configurations}
+    chosen = first["chosen"]
+    configurations = len(chosen["validation_losses"]) if chosen else 1
+    start |= {"models": len(models), "configurations": configurations, "chosen": chosen}
     line = start | figures(gold, by_score) | calibration(gold * len(models), np.concatenate(probabilities))
     line |= {f"{key}_text": value for key, value in figures(gold, by_text).items()}
     for key in (*MEANS, *(key for key in first if key.startswith("agreement_"))):
@@ -140,7 +142,7 @@ def show(table):
     print(table.astype(object).where(table.notna(), "").to_string(index=False), end="\n\n")
 
 
-def show_all(table, comparisons, choice, published):
+def show_all(table, comparisons, published):
     """What is read in the log."""
     show(table[PRINTED])
     pairs = pd.DataFrame(comparisons)
@@ -148,9 +150,9 @@ def show_all(table, comparisons, choice, published):
     pairs[["low", "high"]] = [[f"{end:+.1%}" for end in ends] for ends in pairs["interval"]]
     pairs[["p", "p_holm"]] = pairs[["p", "p_holm"]].map("{:.2g}".format)
     show(pairs[["run", "other", "difference", "low", "high", "test", "p", "p_holm"]])
-    if choice:
-        tried = len(choice["validation_loss"])
-        print(f"{choice['run']} was chosen from {tried} configurations by validation loss, before test was read.\n")
+    for run, tried in zip(table["run"], table["configurations"]):
+        if pd.notna(tried) and tried != "1":
+            print(f"{run} was chosen from {tried} configurations by validation loss, before test was read.\n")
     for model in published["models"]:
         low, high = model["accuracy_interval"]
         print(f"published: {model['accuracy']:.1%} ({low:.1%} to {high:.1%}) {model['name']}, {model['setting']}")
@@ -162,7 +164,6 @@ def show_all(table, comparisons, choice, published):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="written by evaluate.py")
-    parser.add_argument("--choice", nargs="?", type=Path, help="written by choose_run.py")
     parser.add_argument("--published", required=True, type=Path, help="YAML: published figures, to stand beside")
     parser.add_argument("--output", required=True, type=Path, help="tab-separated values")
     parser.add_argument("--json", required=True, type=Path)
@@ -175,20 +176,18 @@ def main():
         other, first = of_dataset.setdefault(metrics["dataset"], (file, metrics))
         if metrics["answers"].keys() != first["answers"].keys():
             sys.exit(f"{file}: has not the test items of {other}: evaluate both again.")
-    choice = read_json(args.choice) if args.choice else None
-    tried = {choice["run"]: len(choice["validation_loss"])} if choice else {}
     references = [line for _, metrics in of_dataset.values() for line in reference_lines(metrics)]
     bases_first = sorted(runs.values(), key=lambda models: not models[0]["base"])
-    lines = [line for models in bases_first for line in run_lines(models, tried.get(models[0]["run"], 1))]
+    lines = [line for models in bases_first for line in run_lines(models)]
     comparisons = compare_all([line for line in references if line[0]["run"] == "majority"] + lines)
     references, lines = ([line for line, _ in pairs] for pairs in (references, lines))
     published = read_published(args.published)
     result = {"resamples": RESAMPLES, "resamples_seed": SEED, "references": references, "runs": lines}
-    write_json(args.json, result | {"comparisons": comparisons, "choice": choice, "published": published}, indent=1)
+    write_json(args.json, result | {"comparisons": comparisons, "published": published}, indent=1)
     table = tabulate(references + lines, comparisons)
     with replacing(args.output) as partial:
         table.to_csv(partial, sep="\t", index=False)
-    show_all(table, comparisons, choice, published)
+    show_all(table, comparisons, published)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def main():
     steps["evaluate"] = describe({"label": args.label}, {"test_items": args.test_items})
     write_json(args.provenance, steps, indent=1)
     name = dict(name.split("=", 1) for name in args.name) | {"base": not args.train_provenance}
-    name["validation_loss"] = steps.get("train_lora", {}).get("validation_loss")
+    name |= {key: steps.get("train_lora", {}).get(key) for key in ("validation_loss", "chosen")}
     write_json(args.output, name | metrics, indent=1)
     print(f"{args.output}: accuracy {metrics['accuracy']:.1%}, macro-F1 {metrics['macro_f1']:.1%}")
 
