@@ -6,6 +6,7 @@ PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► trai
 
 import gc
 import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -30,6 +31,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/verify.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 

@@ -1,15 +1,23 @@
-"""Accuracy, macro-F1, McNemar; on the real files, the published majority and human figures."""
+"""Every figure against a library's or one by hand; on the real files, the published majority and human figures."""
 
 import random
 
+import numpy as np
 import pandas as pd
 import pytest
-from compare_runs import mcnemar
-from evaluate import evaluate, score
+import torch
+from compare_runs import compare, mcnemar, read_published
+from evaluate import evaluate
 from files import read_json, write_json
-from helpers import run_script
-from pubmedqa import LABELS
+from helpers import ROOT, run_script
+from metrics import LABELS, calibration, figures, mean_macro_f1, score
+from scipy.stats import binom, binomtest, chi2
+from sklearn.metrics import f1_score
 from split_folds import split
+from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+PUBLISHED = ROOT / "workflow/report/published.yaml"
 
 # Gold, what the scores say, what the text says.
 ANSWERS = [
@@ -43,6 +51,12 @@ def test_metrics_by_hand(data):
     assert metrics["accuracy_text"] == 3 / 5 and metrics["malformed"] == 1
     # yes: 1 and 2/3; no: none right of one; maybe: 1
     assert metrics["macro_f1_text"] == pytest.approx((4 / 5 + 0 + 1) / 3)
+    assert metrics["macro_f1_official"] == pytest.approx((4 / 5 + 0 + 1 + 0) / 4)  # a fourth label, "malformed"
+    assert metrics["by_label"]["no"] == {"precision": 1 / 2, "recall": 1, "f1": pytest.approx(2 / 3), "items": 1}
+    assert metrics["confusion"]["yes"] == {"yes": 2, "no": 1, "maybe": 0, "malformed": 0}
+    assert metrics["confusion_text"]["no"] == {"yes": 0, "no": 0, "maybe": 0, "malformed": 1}
+    e = np.exp(1)  # one log-probability is higher by 1 than the other two
+    assert metrics["answers"]["0"]["probability"] == pytest.approx([e / (e + 2), 1 / (e + 2), 1 / (e + 2)])
     assert metrics["agreement_reasoning_required_pred"] == 2 / 5
     assert metrics["test_set"] == "all 5"
 
@@ -54,11 +68,20 @@ def test_order_of_predictions_does_not_matter(data):
     assert evaluate(shuffled, test, items, "final_decision") == evaluate(*data, "final_decision")
 
 
-def test_every_item_once(data):
+def test_what_does_not_fit_is_refused_by_name(data):
     predictions, test, items = data
-    for wrong in (predictions[1:], [*predictions, predictions[0]], [predictions[1], *predictions[1:]]):
-        with pytest.raises(ValueError, match="are not of the 5 test items, each once"):
+    first, *others = predictions
+    for wrong, words in (
+        (others, "has no prediction of 0, one of the 5 test items"),
+        ([*predictions, first], "has 2 predictions of 0"),
+        ([*predictions, first | {"pmid": "17"}], "17 is none of the 5 test items"),
+        ([first | {"logprob": first["logprob"] | {"perhaps": -3.0}}, *others], "yes, no, maybe, perhaps instead of"),
+    ):
+        with pytest.raises(ValueError, match=words):
             evaluate(wrong, test, items, "final_decision")
+    items["3"]["final_decision"] = "perhaps"
+    with pytest.raises(ValueError, match="final_decision of 3 is 'perhaps', none of yes, no, maybe"):
+        evaluate(predictions, test, items, "final_decision")
 
 
 def test_part_of_the_test_set_is_said(data):
@@ -67,11 +90,82 @@ def test_part_of_the_test_set_is_said(data):
 
 
 def test_mcnemar_by_hand():
-    gold = ["yes"] * 12
-    better, worse = ["yes"] * 9 + ["no"] * 3, ["no"] * 8 + ["yes"] * 2 + ["no"] * 2
     # right alone: 8 and 1; of 9 differing items, P(at most 1) by fair coin, two-sided: 2 * (1 + 9) / 2**9
-    assert mcnemar(gold, better, worse) == pytest.approx(20 / 512)
-    assert mcnemar(gold, better, better) == 1.0
+    assert mcnemar(8, 1) == pytest.approx(20 / 512)
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(31, 19) == pytest.approx(mcnemar_of_statsmodels([[400, 31], [19, 50]], exact=True).pvalue)
+
+
+def test_comparison():
+    right, other = [1.0] * 9 + [0.0] * 3, [0.0] * 8 + [1.0] * 2 + [0.0] * 2
+    single = compare(right, other, single=True)
+    assert single["p"] == pytest.approx(20 / 512) and single["difference"] == pytest.approx(7 / 12)
+    # better on 3 of 10 items: a resample without them has no difference
+    several = compare([1.0] * 8 + [0.0] * 2, [0.0] * 3 + [1.0] * 5 + [0.0] * 2, single=False)
+    assert several["p"] == pytest.approx(2 * 0.7**10, abs=0.01)
+    assert several["interval"] == [0.0, binom.ppf(0.975, 10, 0.3) / 10]
+    assert compare(right, right, single=False)["p"] == 1.0
+
+
+@pytest.fixture
+def answers():
+    """Gold labels of 200 items, and the answers, some malformed, of three models."""
+    rng = np.random.default_rng(0)
+    gold = rng.choice(LABELS, 200, p=[0.55, 0.34, 0.11])
+    models = [np.where(rng.random(200) < 0.7, gold, rng.choice([*LABELS, None], 200)) for _ in range(3)]
+    return gold.tolist(), [model.tolist() for model in models]
+
+
+def test_intervals(answers):
+    gold, models = answers
+    one = figures(gold, models[:1])
+    right = sum(a == b for a, b in zip(gold, models[0]))
+    assert one["accuracy_interval"] == pytest.approx(list(binomtest(right, 200).proportion_ci(method="wilson")))
+    # of models that answer alike, the items that are right in a resample are binomial
+    alike = figures(gold, models[:1] * 2)["accuracy_interval"]
+    assert alike == pytest.approx(binom.ppf([0.025, 0.975], 200, right / 200) / 200, abs=0.006)
+    codes = np.array([[[*LABELS, None].index(answer) for answer in answers] for answers in (gold, *models)])
+    drawn = codes[:, np.random.default_rng(1).integers(200, size=(5000, 200))]  # [gold and models, resamples, items]
+    resampled = mean_macro_f1(*drawn)
+    options = {"labels": range(3), "average": "macro", "zero_division": 0}
+    for number in range(20):
+        expected = [f1_score(drawn[0, number], answers, **options) for answers in drawn[1:, number]]
+        assert resampled[number] == pytest.approx(np.mean(expected))
+    assert figures(gold, models)["macro_f1_interval"] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=5e-3)
+
+
+def test_models_are_given_by_their_mean(answers):
+    gold, models = answers
+    several, alone = figures(gold, models), [figures(gold, [model]) for model in models]
+    for key in ("accuracy", "macro_f1"):
+        assert several[key] == pytest.approx(np.mean([figures[key] for figures in alone]))
+    assert several["confusion"]["no"]["yes"] == sum(figures["confusion"]["no"]["yes"] for figures in alone)
+
+
+def test_calibration():
+    rng = np.random.default_rng(0)
+    probabilities, gold = rng.dirichlet([1, 1, 1], 500), rng.choice(LABELS, 500)
+    codes = np.array([LABELS.index(label) for label in gold])
+    found = calibration(gold, probabilities)
+    ece = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(codes), num_classes=3, n_bins=10)
+    assert found["ece"] == pytest.approx(float(ece), abs=1e-6)
+    assert found["brier"] == pytest.approx(((probabilities - np.eye(3)[codes]) ** 2).sum(axis=1).mean())
+    by_hand = calibration(["yes", "yes", "no"], [[0.9, 0.1, 0.0], [0.2, 0.75, 0.05], [0.22, 0.78, 0.0]])
+    low, high = by_hand["reliability_diagram"]
+    assert (low["items"], low["accuracy"], low["probability"]) == (2, 0.5, pytest.approx(0.765))
+    assert (high["from"], high["to"], high["items"], high["accuracy"]) == (0.9, 1.0, 1, 1.0)
+    assert by_hand["ece"] == pytest.approx((2 * 0.265 + 0.1) / 3)
+
+
+def test_published_figures():
+    published = read_published(PUBLISHED)
+    nvidias = published["models"][-1]
+    assert [round(100 * end, 1) for end in nvidias["accuracy_interval"]] == [75.4, 82.5]
+    assert nvidias["accuracy"] == 0.792 and all(model["source"].startswith("https://") for model in published["models"])
+    right = [model["accuracy"] * 500 for model in published["models"]]
+    mean = sum(right) / len(right)
+    statistic = sum((r - mean) ** 2 / mean + (r - mean) ** 2 / (500 - mean) for r in right)
+    assert published["p_equal_accuracy"] == pytest.approx(chi2.sf(statistic, len(right) - 1))
 
 
 def test_published_reference_figures(pubmedqa_dir):
@@ -89,21 +183,91 @@ def test_scores_must_be_finite(data):
         evaluate(predictions, test, items, "final_decision")
 
 
+def model(data, run, answers=None, **more):
+    """What evaluate.py writes for a run, with other answers by score where given."""
+    metrics = evaluate(*data, "final_decision")
+    for answer, given in zip(metrics["answers"].values(), answers or []):
+        answer |= {"score": given, "probability": [0.8 if label == given else 0.1 for label in LABELS]}
+    metrics["accuracy"], metrics["macro_f1"] = score(
+        *zip(*((a["gold"], a["score"]) for a in metrics["answers"].values()))
+    )
+    names = {"run": run, "model": "m", "dataset": "d", "label": "final_decision", "base": run == "base"}
+    return metrics | names | {"fold": "0", "seed": "0", "validation_loss": None, "chosen": None} | more
+
+
+def compare_runs(directory, metrics, **options):
+    """(the table, the JSON, the finished process)"""
+    files = []
+    for number, content in enumerate(metrics):
+        files.append(directory / f"metrics{number}.json")
+        write_json(files[-1], content)
+    outputs = "--published", PUBLISHED, "--output", directory / "accuracy.tsv", "--json", directory / "accuracy.json"
+    done = run_script("compare_runs.py", "--metrics", *files, *outputs, **options)
+    if done.returncode:
+        return None, None, done
+    table = pd.read_csv(directory / "accuracy.tsv", sep="\t").set_index("run")
+    return table, read_json(directory / "accuracy.json"), done
+
+
 def test_table(data, tmp_path):
-    base = evaluate(*data, "final_decision") | {"run": "base", "model": "m", "dataset": "d", "base": True}
-    write_json(tmp_path / "base.json", base | {"label": "final_decision"})
-    for seed, shift in enumerate((0.0, 0.2)):
-        tuned = base | {"run": "lora", "base": False, "seed": str(seed), "label": "final_decision"}
-        write_json(tmp_path / f"lora{seed}.json", tuned | {"accuracy": base["accuracy"] + shift})
-    perfect = {pmid: answer | {"score": answer["gold"]} for pmid, answer in base["answers"].items()}
-    best = {"run": "best", "base": False, "label": "final_decision", "accuracy": 1.0, "answers": perfect}
-    write_json(tmp_path / "best.json", base | best)
-    metrics = [tmp_path / name for name in ("base.json", "lora0.json", "lora1.json", "best.json")]
-    run_script("compare_runs.py", "--metrics", *metrics, "--output", tmp_path / "accuracy.tsv")
-    table = pd.read_csv(tmp_path / "accuracy.tsv", sep="\t").set_index("run")
-    assert list(table.index) == ["majority", "human", "base", "lora", "best"]
-    assert table.accuracy.to_dict() == {"majority": 60.0, "human": 20.0, "base": 60.0, "lora": 70.0, "best": 100.0}
+    gold = [gold for gold, _, _ in ANSWERS]
+    seeds = [
+        model(data, "lora", ["yes", "yes", "no", "yes", "yes"], validation_loss=0.3),
+        model(data, "lora", ["yes", "no", "no", "yes", "yes"], seed="1", validation_loss=0.4),
+    ]
+    best = model(data, "best", gold, chosen={"run": "good", "validation_losses": {"good": 0.2, "worse": 0.3}})
+    # the base comes last, but its line first
+    table, all_of_it, done = compare_runs(tmp_path, [*seeds, best, model(data, "base")])
+    assert list(table.index) == ["majority", "human", "base", "lora", "lora (ensemble)", "best"]
+    assert table.accuracy.to_list() == [60.0, 20.0, 60.0, 70.0, 80.0, 100.0]
+    assert table.loc["lora", "accuracy_sd"] == 14.1  # of 80 and 60
+    assert table.models.to_list()[2:] == [1, 2, 2, 1] and (table.test_set == "all 5").all()
+    assert table.configurations.to_list()[2:] == [1, 1, 1, 2] and table.loc["lora", "validation_loss"] == 0.35
+    assert "best was chosen from 2 configurations by validation loss, before test was read." in done.stdout
+    assert "These cannot be told apart at n = 500" in done.stdout
     # best is right alone on two items, base on none: 2 * (1/2)**2
-    assert table.loc["best", "p_base"] == 0.5 and pd.isna(table.loc["lora", "p_base"])
-    assert table.loc["lora", "models"] == 2 and (table.test_set == "all 5").all()
-    assert table.loc["base", "p_majority"] == 1.0
+    assert table.loc["best", "p_base"] == 0.5 and table.loc["base", "p_majority"] == 1.0
+    tests = {(pair["run"], pair["other"]): pair for pair in all_of_it["comparisons"]}
+    assert len(tests) == 10 and tests["best", "lora"]["test"] == "paired bootstrap"
+    assert tests["lora (ensemble)", "base"]["test"] == "exact McNemar"
+    ordered = sorted(all_of_it["comparisons"], key=lambda pair: pair["p"])
+    holm = np.maximum.accumulate([pair["p"] * (10 - place) for place, pair in enumerate(ordered)]).clip(max=1)
+    assert [pair["p_holm"] for pair in ordered] == pytest.approx(holm)
+    assert table.loc["lora", "p_base_holm"] == pytest.approx(tests["lora", "base"]["p_holm"], rel=0.05)
+    lora = next(line for line in all_of_it["runs"] if line["run"] == "lora")
+    assert [one["accuracy"] for one in lora["by_model"]] == [0.8, 0.6] and lora["accuracy"] == pytest.approx(0.7)
+
+
+def test_ensemble_answers_by_mean_probability(data, tmp_path):
+    sure, unsure = model(data, "lora", ["yes"] * 5), model(data, "lora", ["no"] * 5, seed="1")
+    for answer in unsure["answers"].values():
+        answer["probability"] = [0.4, 0.6, 0.0]
+    _, all_of_it, _ = compare_runs(tmp_path, [sure, unsure])
+    ensemble = all_of_it["runs"][1]
+    assert ensemble["run"] == "lora (ensemble)" and ensemble["confusion"]["yes"]["yes"] == 3
+    assert ensemble["reliability_diagram"][0]["probability"] == pytest.approx(0.6)  # of 0.8 and 0.4
+
+
+def test_other_items_are_not_compared(data, tmp_path):
+    predictions, test, items = data
+    part = model((predictions[:3], test[:3], items), "part")
+    _, _, done = compare_runs(tmp_path, [model(data, "base"), part], check=False)
+    assert done.returncode == 1
+    assert f"metrics1.json: has not the test items of {tmp_path}/metrics0.json: evaluate both again." in done.stderr
+
+
+def test_choice(tmp_path):
+    losses = {"a/fold0/seed0": 0.5, "a/fold1/seed0": 0.4, "b/fold0/seed0": 0.3, "b/fold1/seed0": 0.5}
+    files = [tmp_path / model / "adapter.provenance.json" for model in losses]
+    for file, loss in zip(files, losses.values()):
+        write_json(file, {"validation_loss": loss})
+        file.with_name("adapter.nemo").write_text(str(loss))
+    model = "--fold", 1, "--seed", 0, "--output", tmp_path / "best/adapter.nemo"
+    run_script("choose_run.py", "--provenance", *files, *model)
+    assert (tmp_path / "best/adapter.nemo").read_text() == "0.5"
+    means = {"a": pytest.approx(0.45), "b": pytest.approx(0.4)}
+    provenance = read_json(tmp_path / "best/adapter.provenance.json")
+    assert provenance == {"validation_loss": 0.5, "chosen": {"run": "b", "validation_losses": means}}
+    write_json(files[0], {})
+    done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
+    assert done.returncode == 1 and f"{files[0]}: has no validation_loss" in done.stderr

@@ -29,6 +29,9 @@ def test_table(chain):
     assert table.agreement_reasoning_required_pred.notna().to_dict()["tutorial"]
     metrics = read_json(chain / "results/runs/lora/fold0/seed0/metrics.json")
     assert table.loc["lora", "accuracy"] == round(100 * metrics["accuracy"], 1)
+    lines = {line["run"]: line for line in read_json(chain / "results/accuracy.json")["runs"]}
+    assert list(lines) == RUNS and lines["lora"]["accuracy_interval"] == metrics["accuracy_interval"]
+    assert lines["lora"]["validation_loss"] == pytest.approx(min(losses(chain, "lora").values()), abs=1e-5)
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -141,6 +144,33 @@ def test_losses_are_the_same_at_tensor_parallelism_1_2_and_4(chain):
         shared = losses(chain, run)
         assert shared[0] == pytest.approx(alone[0], abs=1e-4)  # untrained
         assert shared == pytest.approx(alone, abs=2e-2)  # each rank draws its own first weights of the adapter
+
+
+def test_choice_on_validation_data(chain, tmp_path):
+    """Of two seeds each: the candidates' adapters and no answers to the test items are made."""
+    copy = shutil.copytree(chain, tmp_path / "chain", symlinks=True)
+    config = yaml.safe_load((copy / "chain.yaml").read_text())
+    slow = config["runs"]["lora"] | {"seeds": [0, 1]}
+    fast = slow | {"train": slow["train"] | {"lr": 1.0e-3}}
+    best = {key: value for key, value in slow.items() if key != "train"} | {"choose": ["slow", "fast"]}
+    config |= {"targets": ["base", "best"], "runs": config["runs"] | {"slow": slow, "fast": fast, "best": best}}
+    (copy / "choose.yaml").write_text(yaml.safe_dump(config))
+    done = snakemake(copy, "--configfile", "choose.yaml", "--set-threads", "train_lora=1", "predict=1")
+    assert done.returncode == 0, done.stdout
+    runs = copy / "results/runs"
+    for seed in (0, 1):
+        provenance = read_json(runs / f"best/fold0/seed{seed}/adapter.provenance.json")
+        losses = provenance["chosen"]["validation_losses"]
+        assert losses["fast"] < losses["slow"] and provenance["chosen"]["run"] == "fast"
+        assert sha256(runs / f"best/fold0/seed{seed}/adapter.nemo") == provenance["sha256"]["result"]
+        assert provenance["sha256"]["result"] == sha256(runs / f"fast/fold0/seed{seed}/adapter.nemo")
+    assert not [*runs.glob("fast/*/*/predictions*"), *runs.glob("slow/*/*/predictions*")]
+    table = pd.read_csv(copy / "results/accuracy.tsv", sep="\t").set_index("run")
+    assert list(table.index) == ["majority", "human", "base", "best", "best (ensemble)"]
+    assert table.configurations.to_list()[2:] == [1, 2, 2]
+    assert table.loc["best", "validation_loss"] == pytest.approx(losses["fast"], rel=1e-3)
+    done = snakemake(copy, "--configfile", "choose.yaml")
+    assert "Nothing to be done" in done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,17 @@ MISTAKES = {
     ),
     "models: {x: org/x}": "mine.yaml: models.x: 'org/x' is not of type 'object'",
     "models: []": "mine.yaml: models: [] is not of type 'object'",
+    "runs: {lora: {folds: al}}": "mine.yaml: runs.lora.folds: 'al' does not match '^all$'",
+    "runs: {best: {model: mistral-7b, dataset: pubmedqa, choose: [base, lora]}}": (
+        "mine.yaml: runs.best.choose: base is not among the runs that have train:"
+    ),
+    "runs: {best: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}": (
+        "mine.yaml: runs.best.choose: lora is under targets: that would be choosing on test"
+    ),
+    "{targets: [base], runs: {best: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}}": (
+        "mine.yaml: runs.best.choose: tutorial and best differ in label, in which they must agree"
+    ),
+    "{targets: [base], runs: {lora: {choose: [lora, tutorial]}}}": "runs.lora.choose: stands beside train:",
     "datasets: {x: {simulate: 1, directory: d}}": "datasets.x: has simulate, directory; it needs revision or directory",
 }
 
@@ -80,6 +91,16 @@ def test_the_last_file_that_has_the_key_is_named(workflow):
 def test_unknown_target(workflow, target, words):
     lines = said(workflow, "--dry-run", f"results/runs/{target}")
     assert len(lines) == 1 and lines[0].startswith(f"results/runs/{target}: {words}"), lines
+
+
+def test_candidates_get_no_answers(workflow):
+    run = "{model: mistral-7b, dataset: pubmedqa, label: reasoning_required_pred, choose: [tutorial, other]}"
+    tutorial = "{model: mistral-7b, dataset: pubmedqa, label: reasoning_required_pred, train: {max_steps: 5, "
+    other = f"{tutorial}val_check_interval: 5, lr: 0.1}}}}"
+    (workflow / "mine.yaml").write_text(f"{{targets: [base], runs: {{best: {run}, other: {other}}}}}")
+    target = "results/runs/other/fold0/seed0/metrics.json"
+    lines = said(workflow, "--dry-run", target, "--configfile", "mine.yaml")
+    assert lines == [f"{target}: other is a candidate of best: only what is chosen gets answers to the test items"]
 
 
 def test_failed_job(workflow):

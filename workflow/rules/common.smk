@@ -9,6 +9,9 @@ if "WORKFLOW_COMMIT" not in os.environ:  # a job has it from the Snakemake that 
 # A plan of 10,000 jobs is millions of objects that stay: a fifth of its time went into looking for garbage among them.
 gc.set_threshold(100_000, 50, 50)
 
+for run in config["runs"].values():
+    run["folds"] = list(range(10)) if run["folds"] == "all" else run["folds"]
+
 LABELS = ["final_decision", "reasoning_required_pred", "reasoning_free_pred"]
 
 
@@ -44,8 +47,9 @@ def of_run(pattern):
 
 
 def of_trained(pattern):
-    """A path of a run that has `train:`; none of the base alone."""
-    return lambda wildcards: pattern.format(**wildcards) if "train" in config["runs"][wildcards.run] else []
+    """A path of a run that has `train:` or `choose:`; none of the base alone."""
+    tuned = {"train", "choose"}
+    return lambda wildcards: pattern.format(**wildcards) if tuned & config["runs"][wildcards.run].keys() else []
 
 
 def settings(group):

@@ -2,13 +2,14 @@
 
 In:   results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl
 Out:  results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json
-      results/accuracy.tsv, the runs of targets: side by side
+      results/accuracy.{tsv,json}, the runs of targets: side by side
 """
 
 
 rule evaluate:
     input:
         script="workflow/scripts/evaluate.py",
+        module="workflow/scripts/metrics.py",
         predictions="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl",
         predict_provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
         train_provenance=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json"),
@@ -35,6 +36,8 @@ rule evaluate:
 rule compare_runs:
     input:
         script="workflow/scripts/compare_runs.py",
+        module="workflow/scripts/metrics.py",
+        published="workflow/report/published.yaml",
         metrics=[
             f"<results>/runs/{run}/fold{fold}/seed{seed}/metrics.json"
             for run in config["targets"]
@@ -42,11 +45,13 @@ rule compare_runs:
             for seed in config["runs"][run]["seeds"]
         ],
     output:
-        report("<results>/accuracy.tsv", caption="../report/accuracy.rst", category="Accuracy"),
+        table=report("<results>/accuracy.tsv", caption="../report/accuracy.rst", category="Accuracy"),
+        json="<results>/accuracy.json",
     log:
         "<logs>/compare_runs.log",
     localrule: True
     conda:
         "../../envs/host.yaml"
     shell:
-        "python {input.script} --metrics {input.metrics:q} --output {output:q} 2>&1 | tee {log:q}"
+        "python {input.script} --metrics {input.metrics:q} --published {input.published:q}"
+        " --output {output.table:q} --json {output.json:q} 2>&1 | tee {log:q}"

@@ -12,6 +12,9 @@ def check_target(target):
     run, fold, seed = (*Path(target).relative_to(runs).parts, "", "")[:3]
     if run not in config["runs"]:
         sys.exit(f"{target}: {run} is not among runs: {', '.join(config['runs'])}")
+    choice = next((name for name, entry in config["runs"].items() if run in entry.get("choose", [])), None)
+    if choice and not Path(target).name.startswith("adapter."):
+        sys.exit(f"{target}: {run} is a candidate of {choice}: only what is chosen gets answers to the test items")
     if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed\d+", seed):
         sys.exit(f"{target}: {fold}/{seed} is none of fold0/seed0, fold0/seed1, …, fold9/…")
 

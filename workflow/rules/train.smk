@@ -21,6 +21,8 @@ rule train_lora:
         "<logs>/train_lora/{run}/fold{fold}-seed{seed}.log",
     benchmark:
         "<benchmarks>/train_lora/{run}/fold{fold}-seed{seed}.tsv"
+    wildcard_constraints:
+        run=having("runs", "train"),
     container:
         config["image"]
     threads: 16
@@ -46,7 +48,7 @@ rule train_lora:
 
 
 rule predict:
-    """The base alone where the run has no `train:`."""
+    """The base alone where the run has neither `train:` nor `choose:`."""
     input:
         script="workflow/scripts/predict.py",
         base=of_run("<results>/base/{model}/model_config.yaml"),

@@ -1,86 +1,193 @@
-"""Writes the table of runs: one line a run, and majority and human of each test set, computed from the data.
+"""Compares runs on the same test items: a table of one line a run, and the same with more as JSON.
 
-accuracy and macro_f1 in percent, by score; those ending in _text by generated text, where `malformed` answers are
-wrong. A run of several folds or seeds is given by its mean, and `models` counts them. p_base and p_majority: exact
-McNemar tests of a run of one model against the untuned base, and against the majority label, on the same items.
+First come majority and human, computed from the data, then the untuned base. A run of several folds or seeds is given
+by its models' mean, with their standard deviation (_sd): that is how much training varies, and no interval of the
+accuracy, as the models share their test items. Its ensemble follows, answering by the models' mean probabilities.
+Every run is compared with majority and with every other: by McNemar's exact test where both give one answer an item,
+else by a paired bootstrap over items of the difference in accuracy. _holm: adjusted for all these comparisons.
+The table has percent, and _low and _high for the ends of 95 % intervals; the JSON has fractions. Figures without a
+suffix are by score, those ending in _text by generated text, where `malformed` answers are wrong.
 """
 
 import argparse
+import sys
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from evaluate import score
-from files import read_json, replacing
-from scipy.stats import binomtest
+import yaml
+from files import read_json, replacing, write_json
+from metrics import RESAMPLES, SEED, calibration, correctness, figures, interval, resample
+from pubmedqa import LABELS
+from scipy.stats import binomtest, chi2_contingency
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
-MEANS = ("accuracy", "macro_f1", "accuracy_text", "macro_f1_text")
+MEANS = ("macro_f1_official", "malformed", "validation_loss")  # of a run's models, as its agreement_…
+PRINTED = ["run", "models", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "accuracy_text", "malformed"]
+PRINTED += ["p_majority_holm", "p_base_holm"]
 
 
-def mcnemar(gold, answers, others):
-    """Exact two-sided McNemar p-value: do `answers` and `others` differ in how often they are right?"""
-    won = sum(a == g != o for g, a, o in zip(gold, answers, others, strict=True))
-    lost = sum(o == g != a for g, a, o in zip(gold, answers, others, strict=True))
-    return binomtest(won, won + lost).pvalue if won + lost else 1.0
+def column(models, key):
+    """Each model's values for all items, in the order of the pmids."""
+    return [[answer[key] for _, answer in sorted(metrics["answers"].items())] for metrics in models]
+
+
+def mcnemar(won, lost):
+    """Exact two-sided p-value of two runs of which each alone is right on so many items."""
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
+def compare(right, other, single):
+    """right, other: two runs' correctness by item; single: both give one answer an item."""
+    difference = np.subtract(right, other)
+    resampled = resample(np.mean, difference)
+    if single:
+        test, p = "exact McNemar", mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
+    else:
+        # how wide the percentile interval must be to touch 0; the data are a resample, too, so p is never 0
+        beyond = min((resampled.bootstrap_distribution <= 0).sum(), (resampled.bootstrap_distribution >= 0).sum())
+        test, p = "paired bootstrap", min(1.0, 2 * (1 + int(beyond)) / (1 + RESAMPLES))
+    return {"difference": float(difference.mean()), "interval": interval(resampled), "test": test, "p": p}
+
+
+def compare_all(lines):
+    """Each two of one data set. lines: pairs of a line and its correctness by item."""
+    comparisons = []
+    for (other, others_right), (line, right) in combinations(lines, 2):
+        if line["dataset"] == other["dataset"]:
+            names = {"dataset": line["dataset"], "run": line["run"], "other": other["run"]}
+            comparisons.append(names | compare(right, others_right, single="accuracy_sd" not in line | other))
+    adjusted = multipletests([comparison["p"] for comparison in comparisons], method="holm")[1]
+    return [comparison | {"p_holm": p} for comparison, p in zip(comparisons, adjusted.tolist())]
 
 
 def reference_lines(metrics):
     """The lines that need no model, from one run's answers: the best constant answer, and PubMedQA's annotator."""
-    answers = metrics["answers"].values()
-    gold = [answer["gold"] for answer in answers]
-    majority = Counter(gold).most_common(1)[0][0]
-    for name, given in ("majority", [majority] * len(gold)), ("human", [answer["human"] for answer in answers]):
-        accuracy, macro_f1 = score(gold, given)
+    (gold,), (human,) = column([metrics], "gold"), column([metrics], "human")
+    majority = [Counter(gold).most_common(1)[0][0]] * len(gold)
+    for name, given in ("majority", majority), ("human", human):
         line = {"run": name, "dataset": metrics["dataset"], "test_set": metrics["test_set"]}
-        yield line | {"accuracy": accuracy, "macro_f1": macro_f1}
+        yield line | figures(gold, [given]), correctness(gold, [given])
 
 
-def run_line(models, base):
-    """A run's line. models: the metrics of its models; base: the metrics of the untuned base on the same items."""
-    first = models[0]
-    line = {key: first[key] for key in ("run", "model", "dataset", "test_set", "label")} | {"models": len(models)}
-    for key in MEANS:
-        line[key] = sum(metrics[key] for metrics in models) / len(models)
-    line["malformed"] = sum(metrics["malformed"] for metrics in models) / len(models)
-    for key in first:
-        if key.startswith("agreement_"):
-            line[key] = sum(metrics[key] for metrics in models) / len(models)
-    if len(models) == 1:
-        gold, own = ([answer[key] for answer in first["answers"].values()] for key in ("gold", "score"))
-        majority = Counter(gold).most_common(1)[0][0]
-        line["p_majority"] = mcnemar(gold, own, [majority] * len(gold))
-        if base and base is not first:
-            line["p_base"] = mcnemar(gold, own, [base["answers"][pmid]["score"] for pmid in first["answers"]])
-    return line
+def run_lines(models):
+    """A run's line and, where it has several models, its ensemble's. models: the metrics of each."""
+    first, gold = models[0], column(models, "gold")[0]
+    by_score, by_text, probabilities = (column(models, key) for key in ("score", "text", "probability"))
+    start = {key: first[key] for key in ("run", "model", "base", "dataset", "test_set", "label")}
+    chosen = first["chosen"]
+    configurations = len(chosen["validation_losses"]) if chosen else 1
+    start |= {"models": len(models), "configurations": configurations, "chosen": chosen}
+    line = start | figures(gold, by_score) | calibration(gold * len(models), np.concatenate(probabilities))
+    line |= {f"{key}_text": value for key, value in figures(gold, by_text).items()}
+    for key in (*MEANS, *(key for key in first if key.startswith("agreement_"))):
+        values = [metrics[key] for metrics in models]
+        line[key] = None if None in values else float(np.mean(values))
+    alone = ("fold", "seed", "accuracy", "macro_f1", "accuracy_text", "macro_f1_text", "validation_loss")
+    line["by_model"] = [{key: metrics[key] for key in alone} for metrics in models]
+    if len(models) > 1:
+        for key in ("accuracy", "macro_f1"):
+            line[f"{key}_sd"] = float(np.std([metrics[key] for metrics in models], ddof=1))
+    yield line, correctness(gold, by_score)
+    if len(models) > 1:
+        mean = np.mean(probabilities, axis=0)
+        answers = [LABELS[place] for place in mean.argmax(axis=1)]
+        name = {"run": f"{first['run']} (ensemble)"}  # no run's name has a bracket
+        yield start | name | figures(gold, [answers]) | calibration(gold, mean), correctness(gold, [answers])
+
+
+def read_published(file):
+    """The published figures with Wilson's intervals, and a chi-squared test of whether they differ at all."""
+    published = yaml.safe_load(file.read_text(encoding="utf-8"))
+    counts = []
+    for model in published:
+        right, items = model["accuracy"] * model["items"], model["items"]
+        model["accuracy_interval"] = list(map(float, proportion_confint(right, items, method="wilson")))
+        counts.append([right, items - right])
+    return {"models": published, "p_equal_accuracy": float(chi2_contingency(counts).pvalue)}
+
+
+def tabulate(lines, comparisons):
+    """The lines' main figures as a data frame, in percent where they are shares."""
+    bases = {(line["model"], line["dataset"]): line["run"] for line in lines if line.get("base")}
+    rows = []
+    for line in lines:
+        row = {key: line.get(key) for key in ("run", "model", "dataset", "test_set", "label", "models")}
+        row["configurations"] = line.get("configurations")
+        for key in ("accuracy", "macro_f1"):
+            low, high = line[f"{key}_interval"]
+            row |= {key: line[key], f"{key}_low": low, f"{key}_high": high, f"{key}_sd": line.get(f"{key}_sd")}
+        for key in ("accuracy_text", "macro_f1_text", *MEANS, "ece", "brier"):
+            row[key] = line.get(key)
+        row |= {key: value for key, value in line.items() if key.startswith("agreement_")}
+        for key, other in ("majority", "majority"), ("base", bases.get((line.get("model"), line["dataset"]))):
+            pair = {"dataset": line["dataset"], "run": line["run"], "other": other}
+            comparison = next((c for c in comparisons if pair.items() <= c.items()), {})
+            row |= {f"p_{key}": comparison.get("p"), f"p_{key}_holm": comparison.get("p_holm")}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for key in table:
+        if key.startswith(("accuracy", "macro_f1", "agreement_")):
+            table[key] = (100 * table[key].astype(float)).round(1)
+        elif key in ("models", "configurations", "malformed", "ece", "brier", "validation_loss") or key[:2] == "p_":
+            form = "{:.2g}" if key[:2] == "p_" else "{:.4g}"
+            table[key] = table[key].map(form.format, na_action="ignore")
+    return table
+
+
+def show(table):
+    print(table.astype(object).where(table.notna(), "").to_string(index=False), end="\n\n")
+
+
+def show_all(table, comparisons, published):
+    """What is read in the log."""
+    show(table[PRINTED])
+    pairs = pd.DataFrame(comparisons)
+    pairs["difference"] = pairs["difference"].map("{:+.1%}".format)
+    pairs[["low", "high"]] = [[f"{end:+.1%}" for end in ends] for ends in pairs["interval"]]
+    pairs[["p", "p_holm"]] = pairs[["p", "p_holm"]].map("{:.2g}".format)
+    show(pairs[["run", "other", "difference", "low", "high", "test", "p", "p_holm"]])
+    for run, tried in zip(table["run"], table["configurations"]):
+        if pd.notna(tried) and tried != "1":
+            print(f"{run} was chosen from {tried} configurations by validation loss, before test was read.\n")
+    for model in published["models"]:
+        low, high = model["accuracy_interval"]
+        print(f"published: {model['accuracy']:.1%} ({low:.1%} to {high:.1%}) {model['name']}, {model['setting']}")
+    alike = "cannot be told apart" if published["p_equal_accuracy"] > 0.05 else "differ"
+    items = published["models"][0]["items"]
+    print(f"These {alike} at n = {items} (chi-squared test: p = {published['p_equal_accuracy']:.2g}).")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="written by evaluate.py")
+    parser.add_argument("--published", required=True, type=Path, help="YAML: published figures, to stand beside")
     parser.add_argument("--output", required=True, type=Path, help="tab-separated values")
+    parser.add_argument("--json", required=True, type=Path)
     args = parser.parse_args()
 
-    runs, lines = {}, []
-    for metrics in map(read_json, args.metrics):
+    runs, of_dataset = {}, {}
+    for file in args.metrics:
+        metrics = read_json(file)
         runs.setdefault(metrics["run"], []).append(metrics)
-    test_sets = {(models[0]["dataset"], models[0]["test_set"]): models[0] for models in runs.values()}
-    for metrics in test_sets.values():
-        lines += reference_lines(metrics)
-    bases = {(m["model"], m["dataset"], m["test_set"]): m for (m, *_) in runs.values() if m["base"]}
-    for models in runs.values():
-        lines.append(run_line(models, bases.get(tuple(models[0][key] for key in ("model", "dataset", "test_set")))))
-
-    table = pd.DataFrame(lines)
-    for key in table:
-        if key in MEANS or key.startswith("agreement_"):
-            table[key] = (100 * table[key]).round(1)
-        elif key.startswith("p_"):
-            table[key] = table[key].map("{:.2g}".format, na_action="ignore")
-        elif key in ("models", "malformed"):
-            table[key] = table[key].map("{:g}".format, na_action="ignore")
+        other, first = of_dataset.setdefault(metrics["dataset"], (file, metrics))
+        if metrics["answers"].keys() != first["answers"].keys():
+            sys.exit(f"{file}: has not the test items of {other}: evaluate both again.")
+    references = [line for _, metrics in of_dataset.values() for line in reference_lines(metrics)]
+    bases_first = sorted(runs.values(), key=lambda models: not models[0]["base"])
+    lines = [line for models in bases_first for line in run_lines(models)]
+    comparisons = compare_all([line for line in references if line[0]["run"] == "majority"] + lines)
+    references, lines = ([line for line, _ in pairs] for pairs in (references, lines))
+    published = read_published(args.published)
+    result = {"resamples": RESAMPLES, "resamples_seed": SEED, "references": references, "runs": lines}
+    write_json(args.json, result | {"comparisons": comparisons, "published": published}, indent=1)
+    table = tabulate(references + lines, comparisons)
     with replacing(args.output) as partial:
         table.to_csv(partial, sep="\t", index=False)
-    print(table.astype(object).where(table.notna(), "").to_string(index=False))
+    show_all(table, comparisons, published)
 
 
 if __name__ == "__main__":

@@ -2,35 +2,49 @@
 
 Two readings of each prediction: by score, the label with the highest log-probability; by text, the generated answer,
 which counts as wrong and is counted where it is malformed (see pubmedqa.read_answer). Macro-F1 is the mean of the three
-labels' F1. Items are paired by pmid, never by line.
+labels' F1; macro_f1_official is what PubMedQA's evaluation.py says of the texts: to it a malformed answer is a label of
+its own, with an F1 of 0. Items are paired by pmid, never by line.
 """
 
 import argparse
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 
 from files import read_json, read_jsonl, write_json
+from metrics import calibration, figures, score
 from provenance import check, describe
 from pubmedqa import LABELS, read_answer
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.special import softmax
+from sklearn.metrics import f1_score
 
 
-def score(gold, answers):
-    """(accuracy, macro-F1) of answers, each a label or None, against gold labels."""
-    answers = [answer or "malformed" for answer in answers]
-    macro_f1 = f1_score(gold, answers, labels=LABELS, average="macro", zero_division=0)
-    return float(accuracy_score(gold, answers)), float(macro_f1)
+def refuse_what_does_not_fit(predictions, pmids, items):
+    """ValueError unless predictions are of pmids, each once, and all labels are PubMedQA's."""
+    times = Counter(row["pmid"] for row in predictions)
+    if unknown := next((pmid for pmid in times if pmid not in pmids), None):
+        raise ValueError(f"{unknown} is none of the {len(pmids)} test items")
+    if missing := next((pmid for pmid in pmids if pmid not in times), None):
+        raise ValueError(f"has no prediction of {missing}, one of the {len(pmids)} test items")
+    if doubled := next((pmid for pmid in times if times[pmid] > 1), None):
+        raise ValueError(f"has {times[doubled]} predictions of {doubled}")
+    for pmid in pmids:
+        for key in ("final_decision", "reasoning_required_pred"):
+            if items[pmid][key] not in LABELS:
+                raise ValueError(f"{key} of {pmid} is '{items[pmid][key]}', none of {', '.join(LABELS)}")
+    for row in predictions:
+        if set(row["logprob"]) != set(LABELS):
+            labels = f"{', '.join(row['logprob'])} instead of {', '.join(LABELS)}"
+            raise ValueError(f"has log-probabilities of {labels} for {row['pmid']}")
+        if not all(map(math.isfinite, row["logprob"].values())):
+            raise ValueError(f"the log-probabilities of {row['pmid']} are not finite: did the model overflow?")
 
 
 def evaluate(predictions, test, items, label):
     """predictions and test: rows of the JSON Lines; items: {pmid: item}, the whole test set; label: what was learnt."""
     pmids = [row["pmid"] for row in test]
-    if sorted(row["pmid"] for row in predictions) != sorted(pmids):
-        raise ValueError(f"{len(predictions)} predictions are not of the {len(pmids)} test items, each once")
-    for row in predictions:
-        if not all(map(math.isfinite, row["logprob"].values())):
-            raise ValueError(f"the log-probabilities of {row['pmid']} are not finite: did the model overflow?")
+    refuse_what_does_not_fit(predictions, pmids, items)
     by_pmid = {row["pmid"]: row for row in predictions}
     answers = {
         pmid: {
@@ -38,23 +52,24 @@ def evaluate(predictions, test, items, label):
             "human": items[pmid]["reasoning_required_pred"],
             "score": max(LABELS, key=by_pmid[pmid]["logprob"].get),
             "text": read_answer(by_pmid[pmid]["pred"]),
+            "probability": softmax([by_pmid[pmid]["logprob"][label] for label in LABELS]).tolist(),  # among LABELS
         }
         for pmid in pmids
     }
-    columns = {key: [answer[key] for answer in answers.values()] for key in ("gold", "score", "text")}
-    accuracy, macro_f1 = score(columns["gold"], columns["score"])
-    accuracy_text, macro_f1_text = score(columns["gold"], columns["text"])
+    gold, by_score, by_text, probability = (
+        [answer[key] for answer in answers.values()] for key in ("gold", "score", "text", "probability")
+    )
+    texts = [text or "malformed" for text in by_text]
     metrics = {
         "test_set": f"all {len(items)}" if len(pmids) == len(items) else f"{len(pmids)} of {len(items)}, stratified",
-        "accuracy": accuracy,
-        "macro_f1": macro_f1,
-        "accuracy_text": accuracy_text,
-        "macro_f1_text": macro_f1_text,
-        "malformed": columns["text"].count(None),
+        **figures(gold, [by_score]),
+        **{f"{key}_text": value for key, value in figures(gold, [by_text]).items()},
+        "macro_f1_official": float(f1_score(gold, texts, average="macro", zero_division=0)),
+        "malformed": by_text.count(None),
+        **calibration(gold, probability),
     }
     if label != "final_decision":
-        learnt = [items[pmid][label] for pmid in pmids]
-        metrics[f"agreement_{label}"] = score(learnt, columns["score"])[0]
+        metrics[f"agreement_{label}"] = score([items[pmid][label] for pmid in pmids], by_score)[0]
     return metrics | {"answers": answers}
 
 
@@ -90,6 +105,7 @@ def main():
     steps["evaluate"] = describe({"label": args.label}, {"test_items": args.test_items})
     write_json(args.provenance, steps, indent=1)
     name = dict(name.split("=", 1) for name in args.name) | {"base": not args.train_provenance}
+    name |= {key: steps.get("train_lora", {}).get(key) for key in ("validation_loss", "chosen")}
     write_json(args.output, name | metrics, indent=1)
     print(f"{args.output}: accuracy {metrics['accuracy']:.1%}, macro-F1 {metrics['macro_f1']:.1%}")
 

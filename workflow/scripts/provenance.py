@@ -11,7 +11,7 @@ from pathlib import Path
 
 from files import sha256, write_json
 
-PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "transformer-engine", "scikit-learn")
+PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "transformer-engine", "scikit-learn", "scipy", "statsmodels")
 START = datetime.datetime.now(datetime.timezone.utc)  # of this process
 
 

@@ -60,7 +60,10 @@ def show_progress(trainer):
 
 
 def train(config, end):
-    """Fits the adapter; returns the path of NeMo's .nemo file with it. Exits before `end`, a time.time()."""
+    """Fits the adapter; returns the path of NeMo's .nemo file with it and its validation loss, the lowest.
+
+    Exits before `end`, a time.time().
+    """
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
@@ -91,7 +94,7 @@ def train(config, end):
     trainer.strategy.barrier()
     if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
         trainer.checkpoint_callback.on_train_end(trainer, model)
-    return adapter
+    return adapter, float(trainer.checkpoint_callback.best_model_score)
 
 
 def publish(adapter, output):
@@ -144,10 +147,14 @@ def main():
 
     on_first_rank(prepare_work_dir, args.work_dir / "state/ready")
     prepare_nemo(args.accelerator)
-    adapter = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
+    adapter, loss = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
     if os.environ["RANK"] == "0":
         publish(adapter, args.output)
-        record(args.output, args.settings | {"seed": args.seed}, inputs, attempts=read_jsonl(attempts))
+        settings, more = (
+            args.settings | {"seed": args.seed},
+            {"validation_loss": loss, "attempts": read_jsonl(attempts)},
+        )
+        record(args.output, settings, inputs, **more)
     end_distributed()
 
 

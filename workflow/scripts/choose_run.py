@@ -1,0 +1,42 @@
+"""Copies one fold's and seed's adapter of the run with the lowest validation loss, the mean over all folds and seeds.
+
+Nothing of the test set is read. The copy's provenance is the adapter's, and tells what was chosen from what.
+"""
+
+import argparse
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+from files import read_json, replacing, write_json
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    help = "written by train_lora.py: …/{run}/fold{fold}/seed{seed}/adapter.provenance.json, of all candidates"
+    parser.add_argument("--provenance", required=True, nargs="+", type=Path, help=help)
+    parser.add_argument("--fold", required=True)
+    parser.add_argument("--seed", required=True)
+    parser.add_argument("--output", required=True, type=Path, help="adapter.nemo; beside it its .provenance.json")
+    args = parser.parse_args()
+
+    losses = {}
+    for file in args.provenance:
+        loss = read_json(file).get("validation_loss")
+        if loss is None:
+            sys.exit(f"{file}: has no validation_loss, as of an older version: train again (--forcerun train_lora).")
+        losses.setdefault(file.parts[-4], []).append(loss)
+    means = {run: statistics.mean(of_run) for run, of_run in losses.items()}
+    run = min(means, key=means.get)
+    model = (run, f"fold{args.fold}", f"seed{args.seed}")
+    provenance = next(file for file in args.provenance if file.parts[-4:-1] == model)
+    with replacing(args.output) as partial:
+        shutil.copyfile(provenance.with_name("adapter.nemo"), partial)
+    chosen = {"run": run, "validation_losses": means}
+    write_json(args.output.with_suffix(".provenance.json"), read_json(provenance) | {"chosen": chosen}, indent=1)
+    print(f"{args.output}: of {', '.join(f'{run} ({mean:.5f})' for run, mean in means.items())} chose {run}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The figures of answers: accuracy and macro-F1 with intervals, figures by label, calibration.
+
+Intervals are of 95 %: Wilson's for one model's accuracy, else by bootstrap over the items.
+"""
+
+import numpy as np
+from pubmedqa import LABELS
+from scipy.stats import bootstrap
+from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, f1_score
+from sklearn.metrics import precision_recall_fscore_support as precision_recall_f1
+from statsmodels.stats.proportion import proportion_confint
+
+RESAMPLES, SEED = 9999, 0  # of every bootstrap
+BINS = 10  # of the reliability diagram
+
+
+def score(gold, answers):
+    """(accuracy, macro-F1) of answers, each a label or None, against gold labels."""
+    answers = [answer or "malformed" for answer in answers]
+    macro_f1 = f1_score(gold, answers, labels=LABELS, average="macro", zero_division=0)
+    return float(accuracy_score(gold, answers)), float(macro_f1)
+
+
+def resample(statistic, *columns):
+    """scipy's bootstrap of statistic(*columns, axis): draws items anew, each with its values in all columns.
+
+    Percentiles, not BCa: that has no value where all resamples agree, as of a model without a mistake.
+    """
+    options = {"n_resamples": RESAMPLES, "rng": SEED, "paired": True, "vectorized": True, "batch": 1000}
+    return bootstrap(columns, statistic, method="percentile", **options)
+
+
+def interval(result):
+    return list(map(float, result.confidence_interval))
+
+
+def mean_macro_f1(gold, *models, axis=-1):
+    """Macro-F1, the models' mean, of many resamples at once; labels as their places in LABELS."""
+    f1 = []
+    for label in range(len(LABELS)):
+        is_gold = gold == label
+        for given in (answers == label for answers in models):
+            of_either = is_gold.sum(axis) + given.sum(axis)
+            f1.append(2 * (is_gold & given).sum(axis) / np.maximum(of_either, 1))
+    return np.mean(f1, axis=0)
+
+
+def correctness(gold, models):
+    """For each item the share of the models that answer it rightly. models: each one's answers, labels or None."""
+    return np.mean([[answer == g for answer, g in zip(answers, gold, strict=True)] for answers in models], axis=0)
+
+
+def figures(gold, models):
+    """Accuracy and macro-F1 are the models' means; their answers are put together for the figures by label."""
+    accuracy, macro_f1 = np.mean([score(gold, answers) for answers in models], axis=0)
+    right = correctness(gold, models)
+    if len(models) == 1:
+        accuracy_interval = list(map(float, proportion_confint(right.sum(), len(gold), method="wilson")))
+    else:
+        accuracy_interval = interval(resample(np.mean, right))
+    codes = [np.array([[*LABELS, None].index(answer) for answer in answers], np.int8) for answers in (gold, *models)]
+    golds, answers = gold * len(models), [answer or "malformed" for answers in models for answer in answers]
+    by_label = zip(*precision_recall_f1(golds, answers, labels=LABELS, zero_division=0), strict=True)
+    names = [*LABELS, "malformed"]
+    counts = confusion_matrix(golds, answers, labels=names).tolist()
+    return {
+        "accuracy": float(accuracy),
+        "accuracy_interval": accuracy_interval,
+        "macro_f1": float(macro_f1),
+        "macro_f1_interval": interval(resample(mean_macro_f1, *codes)),
+        "by_label": {
+            label: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "items": int(items)}
+            for label, (precision, recall, f1, items) in zip(LABELS, by_label)
+        },
+        "confusion": {label: dict(zip(names, row)) for label, row in zip(LABELS, counts)},  # gold: {answer: count}
+    }
+
+
+def calibration(gold, probabilities):
+    """How far the labels' probabilities, [items, labels], can be believed.
+
+    reliability_diagram: bins of equal width of the answer's probability, those that are empty left out. ece: the mean,
+    over items, of their bin's distance between probability and accuracy. brier: of all three labels, from 0 to 2.
+    """
+    codes = np.array([LABELS.index(label) for label in gold])
+    probabilities = np.array(probabilities)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == codes
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = [
+        {
+            "from": number / BINS,
+            "to": (number + 1) / BINS,
+            "items": int((place == number).sum()),
+            "probability": float(confidence[place == number].mean()),
+            "accuracy": float(right[place == number].mean()),
+        }
+        for number in np.unique(place).tolist()
+    ]
+    return {
+        "ece": sum(bin["items"] * abs(bin["probability"] - bin["accuracy"]) for bin in bins) / len(gold),
+        "brier": float(brier_score_loss(codes, probabilities, labels=range(len(LABELS)))),
+        "reliability_diagram": bins,
+    }
