@@ -6,7 +6,6 @@ PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► trai
 
 import gc
 import hashlib
-import itertools
 import json
 import os
 import shlex

@@ -220,7 +220,7 @@ def test_padded_words_take_no_part(chain, hugging_face, tmp_path):
 
 
 def test_interrupted_prediction_continues(chain, hugging_face, tmp_path):
-    """Killed after some of its 24 batches, it predicts the others only; scores and text do not depend on the batches."""
+    """Killed after some of its 24 batches, it predicts the others; scores and text do not depend on the batches."""
     provenance = read_json(chain / "results/runs/base/fold0/seed0/predictions.provenance.json")
     files = "--base", chain / "results/base/tiny", "--test", chain / "results/data/trials/final_decision/test.jsonl"
     settings = "--settings", json.dumps(provenance["settings"] | {"batch_size": 1})

@@ -4,6 +4,8 @@ In:   results/runs/{candidate}/fold{fold}/seed{seed}/adapter.nemo and its .prove
 Out:  the same of {run}. The candidates get no answers to the test items.
 """
 
+import itertools
+
 
 def check_choice(name, run):
     """Validation losses compare only where model, items and answers are the same."""

@@ -2,7 +2,7 @@
 
 In:   results/base/{model}/, results/data/{dataset}/{label}/, runs: in config/config.yaml
 Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, and beside it training/ with checkpoints and NeMo's logs
-      results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl
+      results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl, the base's own where no adapter is named
       beside each its .provenance.json: settings, checksums, versions, machine, time and memory
 """
 
@@ -48,7 +48,6 @@ rule train_lora:
 
 
 rule predict:
-    """The base alone where the run has neither `train:` nor `choose:`."""
     input:
         script="workflow/scripts/predict.py",
         base=of_run("<results>/base/{model}/model_config.yaml"),
