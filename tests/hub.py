@@ -14,7 +14,7 @@ def serve_hub(repo, commit, files, private=None, gated=None, size=0, faults=()):
 
     private, gated: the token that may see the repository, or read its files; what does not begin with hf_ is no token.
     size: what it says that each file has, if not 0. faults: a list of (method, end of the path, fault). The first that
-    fits a request is taken from it: a status, "cut" or "slow" (the body ends, or pauses 3 s, in its middle), "wrong" or
+    fits a request is taken from it: a status, "cut" or "slow" (the body ends, or pauses 5 s, in its middle), "wrong" or
     "short" (its last byte is another, or not there).
     """
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -33,7 +33,7 @@ def serve_hub(repo, commit, files, private=None, gated=None, size=0, faults=()):
             if self.command == "GET":
                 with suppress(ConnectionError):  # of a client that did not wait
                     self.wfile.write(body[: len(body) // 2])
-                    time.sleep(3 if fault == "slow" else 0)
+                    time.sleep(5 if fault == "slow" else 0)
                     self.wfile.write(body[len(body) // 2 :] if fault != "cut" else b"")
 
         def reply_file(self, content, fault, **headers):

@@ -69,6 +69,7 @@ def test_second_run_downloads_nothing(tmp_path):
         ({"gated": "hf_me"}, {}, {}, "/org/model, then set HF_TOKEN or log in with hf auth"),
         ({"gated": "hf_me"}, {}, {"HF_TOKEN": "hf_you"}, "org/model is gated: accept its terms on http://127.0.0.1"),
         ({}, {}, {"HF_TOKEN": "revoked"}, "the Hub refuses the token (401): set HF_TOKEN"),
+        ({}, {}, {"HF_TOKEN": "“hf_me”"}, "holds a character that no token has: set HF_TOKEN without quotation marks"),
         ({"faults": [("HEAD", "config.json", 403)]}, {}, {}, "the Hub refuses the token (403)"),
         ({"faults": [("GET", COMMIT, 429)] * 6}, {}, {}, "did not deliver: too many 429 error responses. Run again"),
         ({"faults": [("GET", "model.safetensors", "cut")] * 5}, {}, {}, "model.safetensors broke off five times."),
@@ -107,7 +108,7 @@ def test_token(tmp_path, access, place):
         [("HEAD", "config.json", 500)] * 2,
         [("GET", "/cdn/model.safetensors", 500)] * 2,
         [("GET", COMMIT, 429), ("HEAD", "model.safetensors", 429), ("GET", "/cdn/model.safetensors", 429)],
-        [("GET", COMMIT, "slow"), ("GET", "config.json", "slow"), ("GET", "model.safetensors", "slow")],
+        [("GET", "config.json", "slow"), ("GET", "model.safetensors", "slow")],
     ],
 )
 def test_busy_and_slow_servers_are_waited_for(tmp_path, faults):
@@ -133,11 +134,11 @@ def test_interrupted_download_continues_at_its_commit(tmp_path):
             env=environment(HF_ENDPOINT=endpoint),
             stderr=subprocess.PIPE,
         )
-        while not any(half.stat().st_size for half in out.rglob("*.incomplete")):
+        while not any(half.stat().st_size == 10 << 20 for half in out.rglob("*.incomplete")):
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=2)[1] == b"" and process.returncode == -signal.SIGINT
+        assert process.communicate(timeout=60)[1] == b"" and process.returncode == -signal.SIGINT
         assert not (out / "model.safetensors").exists() and not (out / "manifest.json").exists()
         seen.clear()
         run_script(*command(out, revision="main"), HF_ENDPOINT=endpoint)

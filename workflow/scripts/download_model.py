@@ -142,6 +142,8 @@ def from_hub(repo, revision, directory):
         sys.exit(f"{repo}: no such model on the Hub, or a private one: check the name, or {log_in}.")
     except errors.HFValidationError:
         sys.exit(f"{repo}: no model on the Hub has such a name; one is mistralai/Mistral-7B-v0.1.")
+    except UnicodeEncodeError:
+        sys.exit("The token holds a character that no token has: set HF_TOKEN without quotation marks.")
     except requests.RequestException as error:
         if HF_HUB_OFFLINE:
             sys.exit(f"{repo} is not whole on this machine: unset HF_HUB_OFFLINE, or give the model a `snapshot:`.")
