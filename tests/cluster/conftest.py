@@ -7,7 +7,7 @@ import subprocess
 from contextlib import ExitStack
 
 import pytest
-from cluster.lab import HERE, HOME, USER, Project, cancel_all
+from cluster.lab import HERE, HOME, TOKEN, USER, Project, cancel_all
 from helpers import ROOT
 from hub import serve_hub
 
@@ -32,7 +32,7 @@ def project(tiny_mistral):
         subprocess.run([HERE / "slurm.sh", "start", USER], check=True)
         stack.callback(cancel_all)
         cancel_all()  # what a former call may have left
-        endpoint, _ = stack.enter_context(serve_hub("org/tiny", COMMIT, files, gated=True))
+        endpoint, _ = stack.enter_context(serve_hub("org/tiny", COMMIT, files, gated=TOKEN))
         yield Project(directory, endpoint)
 
 

@@ -1,116 +1,164 @@
 """Brings a Hugging Face snapshot to one directory: from the Hub at a pinned revision, or linked from a local one.
 
-Only what the conversion reads is fetched: safetensors, tokenizer, configuration. manifest.json is written last:
-{"source", "revision", "files": {name: {"size", "sha256"}}}; where it stands, every file of it is whole.
-HF_TOKEN, HF_HOME and HF_ENDPOINT mean what they mean to huggingface_hub.
+hub.json keeps what the Hub first said, {"repo", "asked", "commit", "files": {name: [size, ETag]}}, for the check.
+HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
 """
 
 import argparse
 import contextlib
+import hashlib
+import os
+import shutil
+import signal
 import sys
-import threading
-from fnmatch import fnmatch
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from files import refuse_full_disk, sha256, write_json
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # hf_xet begins a cut-off file anew, plain HTTP continues it
+
+import requests
+from files import read_json, refuse_full_disk, sha256, write_json
+from huggingface_hub import HfApi, configure_http_backend, errors, hf_hub_download, snapshot_download
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+from huggingface_hub.utils import disable_progress_bars, logging
+from manifest import belongs, remove_snapshot, snapshot_files, write_manifest
 from progress import Progress
-
-# Not "*.safetensors": some repositories hold the same weights a second time as consolidated.safetensors.
-PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
-PATTERNS += ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
+from urllib3.util import Retry
 
 
-def belongs(name):
-    """Is this file of a repository fetched?"""
-    return any(fnmatch(name, pattern) for pattern in PATTERNS)
+def patient_session():
+    """Waits where the server is busy, for up to 5 minutes if it says so, the time that the Hub's rate limits take."""
+    busy = {"status_forcelist": (429, 500, 502, 503, 504), "backoff_factor": 1, "retry_after_max": 300}
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=Retry(5, connect=0, read=0, **busy)))
+    return session
 
 
-def snapshot_files(directory):
-    """The files of a directory that belong to a snapshot, sorted."""
-    return sorted(file for file in directory.iterdir() if belongs(file.name))
+def ask_hub(repo, revision):
+    """The commit, and {name: (size, ETag)}: the sha256 of an LFS file, git's blob id of another."""
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=60)  # by itself it waits for ever
+    files = [file for file in info.siblings if belongs(file.rfilename)]
+    return info.sha, {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
 
 
-def remove_snapshot(directory):
-    """Removes another model's files under the same name; of a local snapshot they are links, never written through."""
-    for file in snapshot_files(directory):
-        file.unlink()
+def ask_cache(repo, revision):
+    """The same of a snapshot in HF_HOME, where each file is a link to one that is named by its ETag."""
+    snapshot = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    files = {file.name: (file.stat().st_size, file.resolve().name) for file in snapshot_files(snapshot)}
+    index = snapshot / "model.safetensors.index.json"
+    weights = read_json(index)["weight_map"].values() if index.exists() else ["model.safetensors"]
+    if not files.keys() >= {"config.json", *weights}:
+        raise errors.LocalEntryNotFoundError("Only a part of the snapshot is in the cache.")
+    return snapshot.name, files
 
 
-def write_manifest(directory, source, revision, known_sha256=None):
-    """Describes the snapshot's files in directory/manifest.json, which says that they are all there.
-
-    Exits where a file's sha256 is not the known one, and removes the file, so that it is fetched again.
-    """
-    files = {}
-    for file in snapshot_files(directory):
-        files[file.name] = {"size": file.stat().st_size, "sha256": sha256(file)}
-        if files[file.name]["sha256"] != (known_sha256 or {}).get(file.name, files[file.name]["sha256"]):
-            file.unlink()
-            sys.exit(f"{source}: {file.name} arrived with a wrong sha256 and was removed. Run again.")
-    write_json(directory / "manifest.json", {"source": source, "revision": revision, "files": files}, indent=2)
-    size = sum(file["size"] for file in files.values())
-    print(f"{directory}: {len(files)} files, {size / 1e9:.2f} GB, from {source}")
+def halves(directory, etag):
+    """Where huggingface_hub keeps what has arrived of a file."""
+    return directory.glob(f".cache/huggingface/download/*.{etag}.incomplete")
 
 
-def size_of(directory):
-    """Bytes of what has arrived, half files in huggingface_hub's folder among them."""
+def arrived(directory, files):
+    """Bytes of the files that have arrived, halves among them."""
     total = 0
-    for file in directory.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # renamed in this moment
-            total += file.stat().st_size if file.is_file() else 0
+    for name, (_, etag) in files.items():
+        for file in directory / name, *halves(directory, etag):
+            with contextlib.suppress(FileNotFoundError):  # not there yet, or renamed in this moment
+                total += file.stat().st_size
     return total
 
 
-@contextlib.contextmanager
-def showing_progress(directory, size):
-    """Shows each second how many of `size` bytes have arrived."""
-    progress, end = Progress("download_model", size, "B", size_of(directory)), threading.Event()
+def is_whole(file, size, etag):
+    if not file.is_file() or file.stat().st_size != size:
+        return False
+    if len(etag) == 64:
+        return sha256(file) == etag
+    return hashlib.sha1(b"blob %d\0" % size + file.read_bytes()).hexdigest() == etag
 
-    def show():
-        while not end.wait(1):
-            progress.to(min(size_of(directory), size - 1))
 
-    thread = threading.Thread(target=show)
-    thread.start()
-    try:
-        yield
+def download(repo, commit, directory, name):
+    """Where a body ends early, huggingface_hub gives up; called again, it goes on from there."""
+    if HF_HUB_OFFLINE:
+        return shutil.copyfile(hf_hub_download(repo, name, revision=commit, local_files_only=True), directory / name)
+    for _ in range(5):
+        with contextlib.suppress(requests.exceptions.ChunkedEncodingError):
+            return hf_hub_download(repo, name, revision=commit, local_dir=directory)
+    sys.exit(f"{repo}: {name} broke off five times. Run again; what has arrived is kept.")
+
+
+def fetch(repo, commit, directory, name, size, etag):
+    """Brings one file, if it is not there whole; exits where it arrives otherwise than the Hub describes it."""
+    file = directory / name
+    if is_whole(file, size, etag):
+        return
+    file.unlink(missing_ok=True)
+    for half in halves(directory, etag):
+        if half.stat().st_size > size:
+            half.unlink()
+    download(repo, commit, directory, name)
+    if not is_whole(file, size, etag):
+        file.unlink()
+        sys.exit(f"{repo}: {name} arrived with wrong bytes and was removed. Run again.")
+
+
+def fetch_all(repo, revision, directory):
+    """Brings the files and describes them. A revision stays what it was at first, until another one is asked for."""
+    kept = directory / "hub.json"
+    hub = read_json(kept) if kept.exists() else {}
+    if (hub.get("repo"), hub.get("asked")) != (repo, revision):
+        commit, files = ask_cache(repo, revision) if HF_HUB_OFFLINE else ask_hub(repo, revision)
+        hub = {"repo": repo, "asked": revision, "commit": commit, "files": files}
+        if not HF_HUB_OFFLINE:  # a cache may lack a file
+            write_json(kept, hub, indent=2)
+    commit, files = hub["commit"], hub["files"]
+    for file in snapshot_files(directory):
+        if file.name not in files or file.is_symlink():  # of another model or revision; a link is never written through
+            file.unlink()
+    size, here = sum(size for size, _ in files.values()), arrived(directory, files)
+    refuse_full_disk(directory, size - here)
+    progress = Progress("download_model", size, "B", here)
+    with contextlib.closing(progress), ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(fetch, repo, commit, directory, name, *files[name]) for name in files]
+        while wait(jobs, timeout=1).not_done:
+            progress.to(min(arrived(directory, files), size - 1))
+        for job in jobs:
+            job.result()  # or its error
         progress.to(size)
-    finally:
-        end.set()
-        thread.join()
-        progress.close()
+    write_manifest(directory, repo, commit, {name: etag for name, (_, etag) in files.items() if len(etag) == 64})
 
 
 def from_hub(repo, revision, directory):
-    for file in snapshot_files(directory):
-        if file.is_symlink():  # of a local snapshot under the same name: nothing is written through it
-            file.unlink()
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
-    from requests.exceptions import RequestException
-
+    logging.set_verbosity_error()
+    disable_progress_bars()  # one for each file; ours is of the whole
+    configure_http_backend(patient_session)
+    log_in = "set HF_TOKEN or log in with hf auth"
     try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-        size = sum(file.size for file in info.siblings if belongs(file.rfilename))
-        refuse_full_disk(directory, size - size_of(directory))
-        disable_progress_bars()  # one for each file; ours is of the whole
-        with showing_progress(directory, size):
-            snapshot_download(repo, revision=info.sha, local_dir=directory, allow_patterns=PATTERNS)
-    except GatedRepoError:
-        sys.exit(f"{repo} is gated: accept its terms on its page on the Hub, then set HF_TOKEN or log in with hf auth.")
-    except RevisionNotFoundError:
+        fetch_all(repo, revision, directory)
+    except errors.GatedRepoError:
+        sys.exit(f"{repo} is gated: accept its terms on {ENDPOINT}/{repo}, then {log_in}, as the user who did.")
+    except errors.RevisionNotFoundError:
         sys.exit(f"{repo} has no revision {revision}: see the commits on its page on the Hub.")
-    except RepositoryNotFoundError:
-        sys.exit(f"{repo}: no such model on the Hub, or a private one: check the name, or set HF_TOKEN.")
-    except (RequestException, ConnectionError, HfHubHTTPError) as error:
-        sys.exit(f"{repo}: the Hub did not answer: {type(error).__name__}. Run again; what has arrived is kept.")
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings}
-    for file in snapshot_files(directory):
-        if file.name not in siblings:  # another revision's, or another model's under the same name
-            file.unlink()
-    lfs = {name: sibling.lfs.sha256 for name, sibling in siblings.items() if sibling.lfs}
-    write_manifest(directory, repo, info.sha, lfs)
+    except errors.RepositoryNotFoundError:
+        sys.exit(f"{repo}: no such model on the Hub, or a private one: check the name, or {log_in}.")
+    except errors.HFValidationError:
+        sys.exit(f"{repo}: no model on the Hub has such a name; one is mistralai/Mistral-7B-v0.1.")
+    except UnicodeEncodeError:
+        sys.exit("The token holds a character that no token has: set HF_TOKEN without quotation marks.")
+    except requests.RequestException as error:
+        if HF_HUB_OFFLINE:
+            sys.exit(f"{repo} is not whole on this machine: unset HF_HUB_OFFLINE, or give the model a `snapshot:`.")
+        cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+        status = cause.response.status_code if getattr(cause, "response", None) is not None else ""
+        if status in (401, 403):
+            sys.exit(f"{repo}: the Hub refuses the token ({status}): {log_in}, with a valid token that may read it.")
+        why = (
+            cause.args[0].reason
+            if isinstance(cause, requests.exceptions.RetryError)
+            else f"{type(cause).__name__} {status}".strip()
+        )
+        sys.exit(f"{repo}: the Hub did not deliver: {why}. Run again; what has arrived is kept.")
+    except OSError as error:
+        sys.exit(f"{directory}: {error.strerror or str(error).splitlines()[0]} What has arrived is kept.")
 
 
 def from_directory(snapshot, directory):
@@ -132,6 +180,7 @@ def main():
     parser.add_argument("--revision", help="commit, tag or branch of --repo; the commit is what stays the same")
     parser.add_argument("--output-dir", required=True, type=Path)
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C waits until the files under way are there
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.repo:
         from_hub(args.repo, args.revision, args.output_dir)
