@@ -4,8 +4,6 @@ snapshot ─ download_model ─► convert_model ──────────�
 PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► train_lora ─► predict ─► evaluate ─► compare_runs
 """
 
-import gc
-import hashlib
 import json
 import os
 import shlex
@@ -25,6 +23,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/check_config.smk"
 include: "workflow/rules/preflight.smk"
+include: "workflow/rules/machine.smk"
 include: "workflow/rules/cluster.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/model.smk"

@@ -1,5 +1,8 @@
 """What the rules share: the wildcards' forms, and how a rule reads the configuration."""
 
+import gc
+import itertools
+
 # For the jobs: which commit of the workflow they run, for provenance.json. No parameter, as a commit re-runs nothing.
 if "WORKFLOW_COMMIT" not in os.environ:  # a job has it from the Snakemake that submitted it
     describe = ["git", "-C", workflow.basedir, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -59,5 +62,16 @@ def settings(group):
     def of_run(wildcards):
         run = config["runs"][wildcards.run]
         return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
+
+    return of_run
+
+
+def of_candidates(file):
+    """The path of a file for each fold and seed of a run's candidates."""
+
+    def of_run(wildcards):
+        run = config["runs"][wildcards.run]
+        models = itertools.product(run["choose"], run["folds"], run["seeds"])
+        return [f"<results>/runs/{candidate}/fold{fold}/seed{seed}/{file}" for candidate, fold, seed in models]
 
     return of_run

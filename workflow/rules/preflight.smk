@@ -1,7 +1,4 @@
-"""Checks what the configuration alone does not tell: files named on the command line, the models' heads, and, where
-training or prediction are to run, the image and the GPUs."""
-
-from snakemake.settings.types import DeploymentMethod
+"""Checks what no schema can say of files named on the command line, of the models' heads, and of a choice among runs."""
 
 
 def check_target(target):
@@ -34,43 +31,24 @@ def check_heads(name, run):
             refuse(["runs", name, "tensor_model_parallel_size"], problem)
 
 
-def gpus_here():
-    """How many GPUs a job on this machine would see."""
-    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return len(visible.replace(",", " ").split())
-    if not shutil.which("nvidia-smi"):
-        return 0
-    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU ")
-
-
-def checksum(image):
-    """The image's sha256, kept in a file, as an image has some 20 GB."""
-    kept = Path(workflow.pathvars.apply("<resources>/images"), f"{Path(image).name}.sha256")
-    if not kept.exists() or kept.stat().st_mtime < Path(image).stat().st_mtime:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with open(image, "rb") as file:
-            kept.write_text(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {image}\n")
-    return kept.read_text().split()[0]
-
-
-def check_machine(jobs):
-    """Ends where the image or the GPUs for these jobs are not there."""
-    if image := config["image"]:
-        if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method:
-            refuse(["image"], f"{image} is only used with --sdm apptainer; add that, or set image: null to do without")
-        if "://" not in image and not Path(image).is_file():
-            refuse(["image"], f"there is no {image}; get it: apptainer pull {image} docker://nvcr.io/nvidia/nemo:24.03")
-        if "://" not in image:
-            os.environ.update(IMAGE_SHA256=checksum(image))  # for the jobs' provenance.json
-    if config["accelerator"] == "gpu" and workflow.local_exec:
-        runs = [job.wildcards.run for job in jobs if job.rule.name != "verify_model"]
-        run = max(runs, key=lambda run: config["runs"][run]["devices"], default=None)
-        if run and (devices := config["runs"][run]["devices"]) > (gpus := gpus_here()):
-            problem = f"{devices}, but this machine has {gpus} GPUs; run on a cluster (--profile) or set fewer"
-            refuse(["runs", run, "devices"], problem)
+def check_choice(name, run):
+    """Validation losses compare only where model, items and answers are the same."""
+    if "train" in run:
+        refuse(["runs", name, "choose"], "stands beside train:; a run has one of them")
+    for candidate in run["choose"]:
+        if candidate not in config["runs"] or "train" not in config["runs"][candidate]:
+            refuse(["runs", name, "choose"], f"{candidate} is not among the runs that have train:")
+        if candidate in config["targets"]:
+            problem = f"{candidate} is under targets: that would be choosing on test; take it out of one of them"
+            refuse(["runs", name, "choose"], problem)
+        for key in run.keys() - {"choose", "predict"}:
+            if run[key] != config["runs"][candidate].get(key):
+                refuse(["runs", name, "choose"], f"{candidate} and {name} differ in {key}, in which they must agree")
 
 
 for argument in sys.argv[1:]:  # Snakemake knows its targets only later
     check_target(argument)
 for name, run in config["runs"].items():
     check_heads(name, run)
+    if "choose" in run:
+        check_choice(name, run)
