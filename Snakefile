@@ -28,10 +28,11 @@ include: "workflow/rules/check_config.smk"
 include: "workflow/rules/preflight.smk"
 include: "workflow/rules/cluster.smk"
 include: "workflow/rules/common.smk"
+include: "workflow/rules/check_choice.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/choose.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/evaluate.smk"
 
 
