@@ -26,11 +26,12 @@ include: "workflow/rules/preflight.smk"
 include: "workflow/rules/machine.smk"
 include: "workflow/rules/cluster.smk"
 include: "workflow/rules/common.smk"
+include: "workflow/rules/check_choice.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/verify.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/choose.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/choose.smk"
 include: "workflow/rules/evaluate.smk"
 
 

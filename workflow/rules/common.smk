@@ -55,6 +55,17 @@ def of_trained(pattern):
     return lambda wildcards: pattern.format(**wildcards) if tuned & config["runs"][wildcards.run].keys() else []
 
 
+def of_candidates(file):
+    """The path of a file for each fold and seed of a run's candidates."""
+
+    def of_run(wildcards):
+        run = config["runs"][wildcards.run]
+        models = itertools.product(run["choose"], run["folds"], run["seeds"])
+        return [f"<results>/runs/{candidate}/fold{fold}/seed{seed}/{file}" for candidate, fold, seed in models]
+
+    return of_run
+
+
 def settings(group):
     """A run's settings as one JSON string: whatever changes in them, and nothing else, re-runs the rule."""
     shared = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")

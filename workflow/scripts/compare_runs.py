@@ -48,7 +48,8 @@ def compare(right, other, single):
         test, p = "exact McNemar", mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
     else:
         # how wide the percentile interval must be to touch 0; the data are a resample, too, so p is never 0
-        beyond = min((resampled.bootstrap_distribution <= 0).sum(), (resampled.bootstrap_distribution >= 0).sum())
+        differences = resampled.bootstrap_distribution.round(12)  # 0 also where thirds cancel out but for rounding
+        beyond = min((differences <= 0).sum(), (differences >= 0).sum())
         test, p = "paired bootstrap", min(1.0, 2 * (1 + int(beyond)) / (1 + RESAMPLES))
     return {"difference": float(difference.mean()), "interval": interval(resampled), "test": test, "p": p}
 
