@@ -75,14 +75,3 @@ def settings(group):
         return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
 
     return of_run
-
-
-def of_candidates(file):
-    """The path of a file for each fold and seed of a run's candidates."""
-
-    def of_run(wildcards):
-        run = config["runs"][wildcards.run]
-        models = itertools.product(run["choose"], run["folds"], run["seeds"])
-        return [f"<results>/runs/{candidate}/fold{fold}/seed{seed}/{file}" for candidate, fold, seed in models]
-
-    return of_run
