@@ -1,11 +1,13 @@
 """Writes a Hugging Face snapshot with Mistral-7B's exact shapes and random weights in bf16: 14.5 GB, or fewer layers.
 
-python benchmarks/random_snapshot.py --layers 32 DIRECTORY
+python benchmarks/random_snapshot.py --layers 32 --texts ori_pqal.json DIRECTORY
 
-The tokenizer is not written: tokenizer.model is an empty file, which no conversion reads.
+Its sentencepiece tokenizer is trained on PubMedQA's prompts; what lacks to the model's vocabulary are pieces that occur
+in no text. Without --texts tokenizer.model is empty, which no conversion minds.
 """
 
 import argparse
+import io
 import json
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
+from pubmedqa import prompt
 from snapshot import Snapshot
 
 CONFIG = {
@@ -35,15 +38,39 @@ CONFIG = {
     "eos_token_id": 2,
     "torch_dtype": "bfloat16",
 }
+TOKENIZER = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "add_eos_token": False, "legacy": False}
+TOKENIZER |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 SHARD = 5 * 10**9  # bytes, as the Hub's
 
 
-def write_snapshot(directory, layers, device="cpu"):
+def write_tokenizer(texts, directory):
+    """Some 7,000 pieces of PubMedQA's prompts, and unused ones up to the vocabulary's size."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    texts = [f"{prompt(item)} {item['final_decision']}" for item in json.loads(texts.read_text()).values()]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for text in texts for line in text.splitlines()),
+        model_writer=model,
+        vocab_size=7000,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    pieces = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    for number in range(len(pieces.pieces), CONFIG["vocab_size"]):
+        pieces.pieces.add(piece=f"<unused{number}>", score=0, type=pieces.SentencePiece.UNUSED)
+    (directory / "tokenizer.model").write_bytes(pieces.SerializeToString())
+    (directory / "tokenizer_config.json").write_text(json.dumps(TOKENIZER))
+
+
+def write_snapshot(directory, layers, device):
     """As save_pretrained writes it."""
     directory = Path(directory)
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}, indent=2))
-    (directory / "tokenizer.model").touch()
     generator = torch.Generator(device).manual_seed(0)
     shards, size, total = [{}], 0, 0
     for name, shape in Snapshot(directory).expected_shapes().items():
@@ -70,6 +97,12 @@ def write_shard(directory, number, tensors):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--texts", type=Path, help="PubMedQA's ori_pqal.json")
+    parser.add_argument("--device", default="cpu", help="of the random numbers: cuda is faster")
     parser.add_argument("directory", type=Path)
     args = parser.parse_args()
-    write_snapshot(args.directory, args.layers)
+    write_snapshot(args.directory, args.layers, args.device)
+    if args.texts:
+        write_tokenizer(args.texts, args.directory)
+    else:
+        (args.directory / "tokenizer.model").touch()
