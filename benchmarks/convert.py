@@ -64,6 +64,7 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--skip", nargs="*", default=[], choices=COMMANDS)
     parser.add_argument("--directory", help="on the disk to measure; default: the system's for temporary files")
+    parser.add_argument("--device", default="cpu", help="that makes the random weights")
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     ways = [way for way in COMMANDS if way not in args.skip]
@@ -74,7 +75,8 @@ def main():
         directory = Path(tempfile.mkdtemp(dir=args.directory))
         try:
             # by another process: a child's peak memory counts what its parent had when it was born
-            subprocess.run([sys.executable, RANDOM_SNAPSHOT, "--layers", str(layers), directory / "hf"], check=True)
+            command = [sys.executable, RANDOM_SNAPSHOT, "--layers", str(layers), "--device", args.device]
+            subprocess.run([*command, directory / "hf"], check=True)
             size = sum(file.stat().st_size for file in (directory / "hf").iterdir()) / 1e9
             runs = [[measure(way, directory / "hf", directory / way) for way in ways] for _ in range(args.runs)]
         finally:
