@@ -51,6 +51,8 @@ def kill_at(process, inputs, step, ranks, number=signal.SIGKILL):
 def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     assert "train_lora: starts" in finish(start(inputs, ranks))
     undisturbed = (inputs / "adapter.nemo").read_bytes()
+    curve = read_json(inputs / "adapter.provenance.json")["curve"]
+    assert [step["step"] for step in curve] == list(range(1, STEPS + 1))
     shutil.rmtree(inputs / "work")
     (inputs / "adapter.nemo").unlink()
 
@@ -72,11 +74,14 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     assert f"train_lora: continues after step {last}" in output
     assert "train_lora: takes over from a process that is gone" in output
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
-    attempts = [attempt["after_step"] for attempt in read_json(inputs / "adapter.provenance.json")["attempts"]]
+    provenance = read_json(inputs / "adapter.provenance.json")
+    assert provenance["curve"] == curve  # each step once, those before the interruptions, too
+    attempts = [attempt["after_step"] for attempt in provenance["attempts"]]
     assert len(attempts) == 4 and attempts[:2] == [0, 1] and attempts[1] <= attempts[2] < attempts[3] == last
     (inputs / "adapter.nemo").unlink()
     assert f"train_lora: continues after step {STEPS}" in finish(start(inputs, ranks))  # asked for once more
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
+    assert read_json(inputs / "adapter.provenance.json")["curve"] == curve
     (inputs / "adapter.nemo").unlink()
 
 
