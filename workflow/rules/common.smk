@@ -61,3 +61,19 @@ def settings(group):
         return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
 
     return of_run
+
+
+def of_targets(file):
+    """The paths of a file of each model in the table."""
+    return [
+        f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
+        for run in config["targets"]
+        for fold in config["runs"][run]["folds"]
+        for seed in config["runs"][run]["seeds"]
+    ]
+
+
+def entries_of_targets(kind):
+    """{name: entry} of the models or data sets, by `kind`, of the runs in the table."""
+    names = sorted({config["runs"][run][kind] for run in config["targets"]})
+    return {name: config[f"{kind}s"][name] for name in names}
