@@ -25,8 +25,11 @@ class Model:
     def __init__(self, file):
         self.metrics = read_json(file)
         self.provenance = read_json(file.with_name("provenance.json"))
-        self.predictions = {row["pmid"]: row for row in read_jsonl(file.with_name("predictions.jsonl"))}
-        self.name = f"{self.metrics['run']}, fold {self.metrics['fold']}, seed {self.metrics['seed']}"
+        self.file, self.name = file, f"{self.metrics['run']}, fold {self.metrics['fold']}, seed {self.metrics['seed']}"
+
+    def predictions(self):
+        """{pmid: its line}, in the test set's order. Read when asked for: a run of ten folds needs one model's."""
+        return {row["pmid"]: row for row in read_jsonl(self.file.with_name("predictions.jsonl"))}
 
 
 def read_table(file):
@@ -62,12 +65,12 @@ def findings(result, cells):
 
 def errors(model, items):
     """The wrong answers, by score, that the model was surest of, and how many there are of them."""
-    answers = model.metrics["answers"]
+    answers, predictions = model.metrics["answers"], model.predictions()
     wrong = [pmid for pmid, answer in answers.items() if answer["score"] != answer["gold"]]
     wrong.sort(key=lambda pmid: (-max(answers[pmid]["probability"]), pmid))
     shown = [
         answers[pmid]
-        | {"pmid": pmid, "question": items[pmid]["QUESTION"], "pred": model.predictions[pmid]["pred"]}
+        | {"pmid": pmid, "question": items[pmid]["QUESTION"], "pred": predictions[pmid]["pred"]}
         | {"contexts": list(zip(items[pmid]["LABELS"], items[pmid]["CONTEXTS"], strict=True))}
         for pmid in wrong[:ERRORS]
     ]
@@ -165,7 +168,7 @@ def main():
         "findings": list(findings(result, cells)),
         "pictures": draw(result, curves, simulated),
         "errors": [errors(of_run[0], items[of_run[0].metrics["dataset"]]) for of_run in runs.values()],
-        "prompt": next(iter(models[0].predictions.values())),
+        "prompt": next(iter(models[0].predictions().values())),
         "runs": list(runs),
         "settings": settings(runs),
         "costs": list(costs(runs)),
