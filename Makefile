@@ -10,7 +10,7 @@ demo: .venv/installed
 	@echo "4 GB of memory, 0.6 GB of disk; nothing more is fetched."
 	snakemake --configfile config/demo.yaml --cores all
 	@echo; cat demo/logs/compare_runs.log
-	@echo; echo "The table: demo/results/accuracy.tsv   logs: demo/logs/   answers: demo/results/runs/*/*/*/predictions.jsonl"
+	@echo; echo "The report, for a browser: demo/results/report.html   the table: demo/results/accuracy.tsv   logs: demo/logs/"
 
 test: .venv/installed lint
 	python -m pytest

@@ -1,13 +1,11 @@
 """A LoRA adapter for Mistral-7B on PubMedQA with NeMo: from a Hugging Face snapshot to an accuracy.
 
 snapshot ─ download_model ─► convert_model ──────────┐
-PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► train_lora ─► predict ─► evaluate ─► compare_runs
+PubMedQA ─ download_pubmedqa ─► split_folds ─► write_jsonl ─► train_lora ─► predict ─► evaluate ─► compare_runs ─► write_report
 """
 
 import json
 import os
-import shlex
-import shutil
 import subprocess
 
 from snakemake.utils import min_version, validate
@@ -32,9 +30,11 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/choose.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
         "<results>/accuracy.tsv",
+        "<results>/report.html",

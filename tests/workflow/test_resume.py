@@ -52,6 +52,8 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     assert "train_lora: starts" in finish(start(inputs, ranks))
     undisturbed = (inputs / "adapter.nemo").read_bytes()
     loss = read_json(inputs / "adapter.provenance.json")["validation_loss"]
+    curve = read_json(inputs / "adapter.provenance.json")["curve"]
+    assert [step["step"] for step in curve] == list(range(1, STEPS + 1))
     shutil.rmtree(inputs / "work")
     (inputs / "adapter.nemo").unlink()
 
@@ -75,12 +77,14 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
     provenance = read_json(inputs / "adapter.provenance.json")
     assert provenance["validation_loss"] == loss
+    assert provenance["curve"] == curve  # each step once, those before the interruptions, too
     attempts = [attempt["after_step"] for attempt in provenance["attempts"]]
     assert len(attempts) == 4 and attempts[:2] == [0, 1] and attempts[1] <= attempts[2] < attempts[3] == last
     (inputs / "adapter.nemo").unlink()
     assert f"train_lora: continues after step {STEPS}" in finish(start(inputs, ranks))  # asked for once more
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
     assert read_json(inputs / "adapter.provenance.json")["validation_loss"] == loss
+    assert read_json(inputs / "adapter.provenance.json")["curve"] == curve
     (inputs / "adapter.nemo").unlink()
 
 

@@ -1,28 +1,14 @@
 """What the rules share: the wildcards' forms, and how a rule reads the configuration."""
 
-import gc
 import itertools
-
-# For the jobs: which commit of the workflow they run, for provenance.json. No parameter, as a commit re-runs nothing.
-if "WORKFLOW_COMMIT" not in os.environ:  # a job has it from the Snakemake that submitted it
-    describe = ["git", "-C", workflow.basedir, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(describe, capture_output=True, text=True) if shutil.which("git") else None
-    os.environ.update(WORKFLOW_COMMIT=found.stdout.strip() if found else "")
-
-# A plan of 10,000 jobs is millions of objects that stay: a fifth of its time went into looking for garbage among them.
-gc.set_threshold(100_000, 50, 50)
-
-for run in config["runs"].values():
-    run["folds"] = list(range(10)) if run["folds"] == "all" else run["folds"]
-
-LABELS = ["final_decision", "reasoning_required_pred", "reasoning_free_pred"]
+import shlex
 
 
 wildcard_constraints:
     model=r"[\w.-]+",
     dataset=r"[\w.-]+",
     run=r"[\w.-]+",
-    label="|".join(LABELS),
+    label="final_decision|reasoning_required_pred|reasoning_free_pred",
     fold=r"\d",
     seed=r"\d+",
     split=r"test|fold\d/(train|val)",
@@ -75,3 +61,19 @@ def settings(group):
         return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
 
     return of_run
+
+
+def of_targets(file):
+    """The paths of a file of each model in the table."""
+    return [
+        f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
+        for run in config["targets"]
+        for fold in config["runs"][run]["folds"]
+        for seed in config["runs"][run]["seeds"]
+    ]
+
+
+def entries_of_targets(kind):
+    """{name: entry} of the models or data sets, by `kind`, of the runs in the table."""
+    names = sorted({config["runs"][run][kind] for run in config["targets"]})
+    return {name: config[f"{kind}s"][name] for name in names}

@@ -38,12 +38,7 @@ rule compare_runs:
         script="workflow/scripts/compare_runs.py",
         module="workflow/scripts/metrics.py",
         published="workflow/report/published.yaml",
-        metrics=[
-            f"<results>/runs/{run}/fold{fold}/seed{seed}/metrics.json"
-            for run in config["targets"]
-            for fold in config["runs"][run]["folds"]
-            for seed in config["runs"][run]["seeds"]
-        ],
+        metrics=of_targets("metrics.json"),
     output:
         table=report("<results>/accuracy.tsv", caption="../report/accuracy.rst", category="Accuracy"),
         json="<results>/accuracy.json",

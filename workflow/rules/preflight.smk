@@ -46,6 +46,8 @@ def check_choice(name, run):
                 refuse(["runs", name, "choose"], f"{candidate} and {name} differ in {key}, in which they must agree")
 
 
+for run in config["runs"].values():
+    run["folds"] = list(range(10)) if run["folds"] == "all" else run["folds"]
 for argument in sys.argv[1:]:  # Snakemake knows its targets only later
     check_target(argument)
 for name, run in config["runs"].items():

@@ -38,29 +38,43 @@ NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
 
 
 def show_progress(trainer):
-    """Says each step's loss and each validation's."""
+    """Says each step's loss and each validation's. Returns what gathers them, as `curve`, on rank 0; None on others."""
     from nemo.utils.exp_manager import Callback  # Lightning's, which lies elsewhere in older generations
 
     class ShowProgress(Callback):
+        def __init__(self):
+            self.curve = {}  # {step: its loss and learning rate, after some the validation loss}
+
+        def state_dict(self):  # lies in the checkpoints: what is continued knows the steps before, each once
+            return {"curve": self.curve}
+
+        def load_state_dict(self, state):
+            self.curve = state["curve"]
+
         def on_train_start(self, trainer, model):
             self.bar = Progress("train_lora", trainer.max_steps, "steps", trainer.global_step)
 
         def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
-            self.bar.to(trainer.global_step, loss=float(trainer.callback_metrics["reduced_train_loss"]))
+            loss, lr = (float(trainer.callback_metrics[key]) for key in ("reduced_train_loss", "lr"))
+            self.curve[trainer.global_step] = {"loss": loss, "learning_rate": lr}
+            self.bar.to(trainer.global_step, loss=loss)
 
         def on_validation_end(self, trainer, model):
             loss = float(trainer.callback_metrics["validation_loss"])
+            if not trainer.sanity_checking:  # that one is of a few batches only
+                self.curve.setdefault(trainer.global_step, {})["validation_loss"] = loss
             say("train_lora", f"validation loss {loss:.5f} after {trainer.global_step} steps")
 
         def on_train_end(self, trainer, model):
             self.bar.close()
 
     if os.environ["RANK"] == "0":
-        trainer.callbacks.append(ShowProgress())
+        trainer.callbacks.append(shown := ShowProgress())
+        return shown
 
 
 def train(config, end):
-    """Fits the adapter; returns the path of NeMo's .nemo file with it and its validation loss, the lowest.
+    """Fits the adapter; returns the path of NeMo's .nemo file with it, its validation loss, the lowest, and the curve.
 
     Exits before `end`, a time.time().
     """
@@ -75,7 +89,7 @@ def train(config, end):
     trainer = MegatronLMPPTrainerBuilder(config).create_trainer()
     config.trainer.precision = precision  # older builders leave None there
     make_exact(trainer, config.trainer.max_steps, config.model.seed)
-    show_progress(trainer)
+    shown = show_progress(trainer)
     stop_in_time(trainer, end, config.trainer.val_check_interval)
     known = ExpManagerConfig.__dataclass_fields__  # not every generation has every key
     exp_manager(trainer, OmegaConf.masked_copy(config.exp_manager, [key for key in config.exp_manager if key in known]))
@@ -94,7 +108,7 @@ def train(config, end):
     trainer.strategy.barrier()
     if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
         trainer.checkpoint_callback.on_train_end(trainer, model)
-    return adapter, float(trainer.checkpoint_callback.best_model_score)
+    return adapter, float(trainer.checkpoint_callback.best_model_score), shown and shown.curve
 
 
 def publish(adapter, output):
@@ -147,14 +161,12 @@ def main():
 
     on_first_rank(prepare_work_dir, args.work_dir / "state/ready")
     prepare_nemo(args.accelerator)
-    adapter, loss = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
+    adapter, loss, curve = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
     if os.environ["RANK"] == "0":
         publish(adapter, args.output)
-        settings, more = (
-            args.settings | {"seed": args.seed},
-            {"validation_loss": loss, "attempts": read_jsonl(attempts)},
-        )
-        record(args.output, settings, inputs, **more)
+        steps = [{"step": step, **values} for step, values in sorted(curve.items())]
+        more = {"validation_loss": loss, "attempts": read_jsonl(attempts), "curve": steps}
+        record(args.output, args.settings | {"seed": args.seed}, inputs, **more)
     end_distributed()
 
 

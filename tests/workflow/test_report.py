@@ -1,0 +1,132 @@
+"""The report of tests/chain.yaml in a real browser: a Chromium of this machine, driven by Playwright."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from files import read_json, read_jsonl, write_json, write_jsonl
+from helpers import ROOT, run_script
+from playwright.sync_api import sync_playwright
+
+RUNS = ["base", "base-tp2", "base-tp4", "base-dp2-tp2", "tutorial", "lora"]
+SECTIONS = ["Runs", "Comparisons", "Confusion matrices", "Learning curves", "Calibration", "Examples of errors"]
+SECTIONS += ["Prompt and settings", "Time and memory", "Provenance", "Limits", "Licences and citations"]
+HOSTILE = '<script>console.error("ran")</script><img src="https://example.org/x.png"> {{ 7 * 7 }} & "'
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = "chromium", "chromium-browser", "google-chrome"
+    if not any(map(shutil.which, names)) and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run("apt-get update -qq && apt-get install -y -qq chromium", shell=True, check=True)
+    found = next(filter(None, map(shutil.which, names)), None)
+    assert found, f"needs a browser: install one of {', '.join(names)}"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(file) opens a page as on a phone; at the end, it has said nothing on the console and fetched nothing."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page, said, fetched = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: fetched.append(request.url))
+
+    def visit(file):
+        page.goto(file.as_uri(), wait_until="networkidle")
+        return page
+
+    yield visit
+    assert said == []
+    assert [url for url in fetched if not url.startswith("data:")] == [page.url]
+    context.close()
+
+
+def write_report(chain, output, runs=None, items=None):
+    """Runs the script again, as the rule does; runs, items: other directories in place of the chain's."""
+    metrics = [(runs or chain / "results/runs") / run / "fold0/seed0/metrics.json" for run in RUNS]
+    files = "--table", chain / "results/accuracy.tsv", "--json", chain / "results/accuracy.json"
+    items = "--test-items", (items or chain / "results/data") / "trials/items/test.json"
+    report = ROOT / "workflow/report"
+    ours = "--template", report / "report.html.j2", "--licences", report / "licences.yaml"
+    sources = {"models": {"tiny": {"snapshot": "tiny"}}, "datasets": {"trials": {"sample": 24, "simulate": 0}}}
+    sources = "--sources", json.dumps(sources, sort_keys=True)
+    run_script("write_report.py", *files, *items, *ours, *sources, "--metrics", *metrics, "--output", output)
+    return output
+
+
+def cells(page, table):
+    """The table's texts, by row, its head first."""
+    return page.eval_on_selector(table, "table => [...table.rows].map(row => [...row.cells].map(c => c.textContent))")
+
+
+def test_numbers_are_those_of_the_table(chain, visit):
+    page = visit(chain / "results/report.html")
+    with open(chain / "results/accuracy.tsv", newline="") as file:
+        expected = list(csv.reader(file, delimiter="\t"))
+    assert cells(page, "#accuracy-tsv table") == expected
+    head, *rows = cells(page, "section table")
+    columns = {"run": "run", "accuracy": "accuracy", "macro-F1": "macro_f1", "accuracy of text": "accuracy_text"}
+    columns |= {"malformed": "malformed", "p base": "p_base_holm", "p majority": "p_majority_holm"}
+    for row, line in zip(rows, expected[1:], strict=True):
+        line = dict(zip(expected[0], line))
+        assert {ours: row[head.index(ours)] for ours in columns} == {o: line[theirs] for o, theirs in columns.items()}
+        intervals = [cell for name, cell in zip(head, row) if name == "95 % interval"]
+        assert intervals == [f"{line[f'{key}_low']} to {line[f'{key}_high']}" for key in ("accuracy", "macro_f1")]
+    findings = page.inner_text("#findings")
+    assert "The data set trials is simulated" in findings and "not significantly different from" in findings
+    for run in ("tutorial", "lora"):
+        line = dict(zip(expected[0], next(row for row in expected if row[0] == run)))
+        interval = f"95 % interval {line['accuracy_low']} to {line['accuracy_high']}"
+        assert f"{run} has an accuracy of {line['accuracy']} % ({interval})" in findings
+    assert "The published accuracies cannot be told apart at n = 500" in page.inner_text("#published")
+
+
+def test_everything_is_there_and_fits_a_phone(chain, visit):
+    page = visit(chain / "results/report.html")
+    assert page.locator("h2").all_inner_texts() == SECTIONS
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    pictures = page.eval_on_selector_all("svg", "all => all.map(svg => svg.getAttribute('aria-label'))")
+    assert len(pictures) == 1 + 2 * len(RUNS) + 2 + len(RUNS)  # forest, confusions, learning curves, calibration
+    assert all(pictures) and page.locator("svg").first.text_content().count("base-dp2-tp2") == 1
+    ids = page.eval_on_selector_all("[id]", "all => all.map(element => element.id)")
+    assert len(ids) == len(set(ids))
+    first = read_jsonl(chain / "results/runs/base/fold0/seed0/predictions.jsonl")[0]
+    assert page.locator("#prompt").text_content() == first["input"]
+    text = page.locator("body").text_content()
+    adapter = read_json(chain / "results/runs/lora/fold0/seed0/provenance.json")["train_lora"]
+    assert adapter["sha256"]["result"] in text and adapter["workflow"] in text and "nemo_toolkit2.2.1" in text
+
+
+def test_curve_is_in_the_provenance(chain):
+    train = read_json(chain / "results/runs/lora/fold0/seed0/provenance.json")["train_lora"]
+    assert [step["step"] for step in train["curve"]] == [1, 2, 3, 4]
+    validated = {step["step"]: step["validation_loss"] for step in train["curve"] if "validation_loss" in step}
+    assert list(validated) == [2, 4] and train["validation_loss"] == min(validated[2], validated[4])
+    rates = [step["learning_rate"] for step in train["curve"]]
+    assert rates[1] == pytest.approx(1e-4) and rates[-1] < 1e-4 and all(step["loss"] > 0 for step in train["curve"])
+
+
+def test_what_models_write_is_text(chain, tmp_path, visit):
+    shutil.copytree(chain / "results/runs", tmp_path / "runs", ignore=shutil.ignore_patterns("training", "*.nemo"))
+    predictions = tmp_path / "runs/lora/fold0/seed0/predictions.jsonl"
+    write_jsonl(predictions, [row | {"pred": HOSTILE} for row in read_jsonl(predictions)])
+    items = tmp_path / "data/trials/items/test.json"
+    items.parent.mkdir(parents=True)
+    test = read_json(chain / "results/data/trials/items/test.json")
+    write_json(items, {pmid: item | {"QUESTION": HOSTILE} for pmid, item in test.items()})
+    page = visit(write_report(chain, tmp_path / "report.html", tmp_path / "runs", tmp_path / "data"))
+    assert page.locator("article").last.locator("code").text_content() == HOSTILE
+    assert page.locator("article").last.locator("strong").first.text_content() == HOSTILE
+    assert page.locator("script, img").count() == 0
+
+
+def test_same_input_gives_the_same_bytes(chain, tmp_path):
+    assert write_report(chain, tmp_path / "report.html").read_bytes() == (chain / "results/report.html").read_bytes()

@@ -1,0 +1,135 @@
+"""The report's pictures, as SVG to stand in a page: its words are text, and they take the page's colour and font."""
+
+import io
+import re
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+INK, GREY, BLUE, ORANGE = "#111111", "#808080", "#3b82c4", "#d9772b"  # INK becomes the page's, the others read on both
+SHADES = LinearSegmentedColormap.from_list("shades", [(0.23, 0.51, 0.77, 0), (0.23, 0.51, 0.77, 0.6)])
+matplotlib.rcParams |= {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+def svg(figure, words):
+    """The figure as an element of HTML; words say what it shows to those who don't see it."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": words}):  # ids of its own, and the same each time
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' id="[a-z0-9A-Z.]+_\d+"', "", text)  # figure_1 and such: nothing refers to them
+    text = text.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{escape(words)}" ', 1)
+    return Markup(text)
+
+
+def subplots(width, height, *shape, **options):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(*shape, **options)
+
+
+def forest(lines, references, published):
+    """Accuracies with their intervals, from above: lines, then published; references as vertical lines."""
+    rows = [(line["run"], line, BLUE) for line in lines] + [(model["name"], model, GREY) for model in published]
+    figure, axes = subplots(4.0, 0.9 + 0.24 * len(rows))
+    for reference, style in zip(references, ("--", ":")):
+        label = f"{reference['run']} {100 * reference['accuracy']:.1f} %"
+        axes.axvline(100 * reference["accuracy"], color=ORANGE, linestyle=style, label=label)
+    for place, (_, line, colour) in enumerate(rows):
+        axes.plot([100 * end for end in line["accuracy_interval"]], [place, place], color=colour, linewidth=2)
+        axes.plot(100 * line["accuracy"], place, "s", color=colour, markersize=5)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("accuracy, %")
+    figure.legend(loc="outside upper right", ncols=2)
+    values = (f"{name} {line['accuracy']:.1%} ({{:.1%}} to {{:.1%}})" for name, line, _ in rows)
+    told = (text.format(*line["accuracy_interval"]) for text, (_, line, _) in zip(values, rows))
+    return svg(figure, f"Accuracy and 95 % interval: {', '.join(told)}.")
+
+
+def confusion(title, counts):
+    """(title, picture). counts: {gold label: {answer: count}}."""
+    rows = counts.values()
+    answers = [answer for answer in next(iter(rows)) if answer in counts or any(row[answer] for row in rows)]
+    figure, axes = subplots(2.5, 2.3)
+    table = [[row[answer] for answer in answers] for row in rows]
+    shares = [[count / max(1, sum(row)) for count in row] for row in table]
+    axes.pcolormesh(shares, cmap=SHADES, vmin=0, vmax=1)
+    for y, row in enumerate(table):
+        for x, count in enumerate(row):
+            axes.text(x + 0.5, y + 0.5, count, ha="center", va="center")
+    labels = [answer.replace("malformed", "mal-\nformed") for answer in answers]
+    axes.set_xticks([x + 0.5 for x in range(len(answers))], labels)
+    axes.set_yticks([y + 0.5 for y in range(len(counts))], counts)
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    axes.set(xlabel="answer", ylabel="gold")
+    told = (f"gold {gold}: {', '.join(f'{n} {a}' for a, n in row.items())}" for gold, row in counts.items())
+    return title, svg(figure, f"{title}, answers: {'; '.join(told)}.")
+
+
+def learning_curve(title, curves):
+    """(title, picture). curves: each model's [{step, loss, learning_rate, validation_loss}], where it has them."""
+    figure, (above, below) = subplots(4.0, 3.2, 2, 1, sharex=True, height_ratios=[3, 1])
+    drawn = ("loss", above, BLUE, "-"), ("validation_loss", above, ORANGE, "o-"), ("learning_rate", below, GREY, "-")
+    for key, axes, colour, style in drawn:
+        for number, curve in enumerate(curves):
+            steps = [step for step in curve if key in step]
+            label = None if number else key.replace("_", " ")
+            values = [step["step"] for step in steps], [step[key] for step in steps]
+            axes.plot(*values, style, color=colour, label=label, markersize=3, alpha=max(0.3, 1 / len(curves)))
+    above.set(ylabel="loss")
+    above.legend()
+    below.set(xlabel="step", ylabel="learning rate")
+    below.ticklabel_format(axis="y", scilimits=(0, 0))
+    validated = [step for curve in curves for step in curve if "validation_loss" in step]
+    told = ", ".join(f"{step['validation_loss']:.3g} after step {step['step']}" for step in validated)
+    return title, svg(figure, f"{title}, validation loss: {told}.")
+
+
+def reliability(title, bins):
+    """(title, picture). bins: as of metrics.calibration; a point's area grows with the bin's items."""
+    figure, axes = subplots(2.5, 2.4)
+    axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
+    of = sum(bin["items"] for bin in bins)
+    values = [bin["probability"] for bin in bins], [bin["accuracy"] for bin in bins]
+    sizes = [10 + 150 * bin["items"] / of for bin in bins]
+    axes.scatter(*values, sizes, color=BLUE, alpha=0.7, linewidths=0, zorder=2, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the answer", ylabel="share right")
+    told = (f"{bin['accuracy']:.0%} right at {bin['probability']:.0%} ({bin['items']} items)" for bin in bins)
+    return title, svg(figure, f"{title}: {', '.join(told)}.")
+
+
+def draw(result, curves, simulated):
+    """All pictures, by section. result: accuracy.json; curves: {run: each model's}; simulated: names of data sets."""
+    forests = []
+    for dataset in dict.fromkeys(line["dataset"] for line in result["runs"]):
+        lines, references = (
+            [line for line in result[key] if line["dataset"] == dataset] for key in ("runs", "references")
+        )
+        published = [] if dataset in simulated else result["published"]["models"]  # theirs are PubMedQA's items
+        forests.append((dataset, forest(lines, references, published)))
+    return {
+        "forests": forests,
+        "confusions": [
+            confusion(f"{line['run']}, {reading}", line[key])
+            for line in result["runs"]
+            for key, reading in (("confusion", "by score"), ("confusion_text", "by text"))
+            if key in line
+        ],
+        "curves": [learning_curve(run, list(filter(None, found))) for run, found in curves.items() if any(found)],
+        "reliability": [
+            reliability(f"{line['run']}, ECE {line['ece']:.4g}", line["reliability_diagram"]) for line in result["runs"]
+        ],
+    }
