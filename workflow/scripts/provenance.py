@@ -45,7 +45,7 @@ def describe(settings, files):
         "image_sha256": os.environ.get("IMAGE_SHA256") if image else None,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "started": START.isoformat(timespec="seconds"),
-        "seconds": round((datetime.datetime.now(datetime.timezone.utc) - START).total_seconds(), 1),
+        "seconds": round((datetime.datetime.now(datetime.timezone.utc) - START).total_seconds(), 2),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 10**6,
     }
 
