@@ -92,3 +92,15 @@ def test_predictions(adapters, inputs, tmp_path, trained):
         assert code == 0, output
         predictions[nemo] = (tmp_path / f"{nemo}.jsonl").read_text().splitlines()
     assert len(predictions["2.2.1"]) == 50 and predictions["2.0.0rc0"] == predictions["2.2.1"]
+
+
+def test_rope_scaling_that_this_generation_has_not(inputs, tmp_path):
+    """A base that needs Llama 3.1's is refused by 2.0.0rc0, which would ignore it."""
+    base = shutil.copytree(inputs / "base", tmp_path / "base")
+    config = yaml.safe_load((base / "model_config.yaml").read_text())
+    (base / "model_config.yaml").write_text(yaml.safe_dump(config | {"scale_positional_embedding": True}))
+    options = "--adapter", "--test", inputs / "val.jsonl", "--work-dir", tmp_path / "prediction"
+    code, output = run(
+        "2.0.0rc0", "predict.py", tmp_path, PREDICT, *options, "--output", tmp_path / "predictions.jsonl"
+    )
+    assert code == 1 and "the model needs llama3 rope scaling, which this NeMo has not: take an image" in output, output
