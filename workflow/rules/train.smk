@@ -50,6 +50,7 @@ rule train_lora:
 rule predict:
     input:
         script="workflow/scripts/predict.py",
+        module="workflow/scripts/predictor.py",
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
         test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
