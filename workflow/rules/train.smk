@@ -2,8 +2,7 @@
 
 In:   results/base/{model}/, results/data/{dataset}/{label}/, runs: in config/config.yaml
 Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, and beside it training/ with checkpoints and NeMo's logs
-      results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl, the base's own where no adapter is named
-      beside each its .provenance.json: settings, checksums, versions, machine, time and memory, the learning curve
+      results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl; beside each file its .provenance.json
 """
 
 
