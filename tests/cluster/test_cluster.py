@@ -59,7 +59,8 @@ def test_whole_chain(project, chain):
     said = chain[0]
     table = pd.read_csv(project.directory / "results/accuracy.tsv", sep="\t")
     assert list(table.run) == ["majority", "human", "base", "lora"]
-    assert "lora  trials 4 of 500, stratified" in said  # the table
+    assert re.search(r"^ *lora +1 +\d", said, re.MULTILINE)  # the table
+    assert set(table.test_set) == {"4 of 500, stratified"}
     rules = [rule_of(job) for job in project.jobs()]
     for rule, times in {"convert_model": 1, "train_lora": 1, "predict": 2, "evaluate": 2, "split_folds": 1}.items():
         assert rules.count(rule) == times
