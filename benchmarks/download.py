@@ -15,9 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))
-from hub import serve_hub
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from hub import COMMIT, serve_hub
 
 
 def serve(files, size, pipe):

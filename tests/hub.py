@@ -7,6 +7,8 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
 
 @contextmanager
 def serve_hub(repo, commit, files, private=None, gated=None, size=0, faults=()):

@@ -9,9 +9,7 @@ from contextlib import ExitStack
 import pytest
 from cluster.lab import HERE, HOME, TOKEN, USER, Project, cancel_all
 from helpers import ROOT
-from hub import serve_hub
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from hub import COMMIT, serve_hub
 
 
 @pytest.fixture(scope="session")

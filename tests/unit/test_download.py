@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from files import read_json, sha256
 from helpers import SCRIPTS, copy_workflow, environment, run_script
-from hub import serve_hub
+from hub import COMMIT, serve_hub
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 5000, "tokenizer.model": b"spm"}
 LARGE = FILES | {"model.safetensors": bytes(range(256)) * 100_000}  # huggingface_hub writes 10 MiB at a time
 CONTINUED = "GET /cdn/model.safetensors bytes=10485760-"

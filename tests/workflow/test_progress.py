@@ -6,9 +6,7 @@ import sys
 
 from files import read_json, read_jsonl
 from helpers import SCRIPTS, on_terminal, run_script
-from hub import serve_hub
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from hub import COMMIT, serve_hub
 
 
 def bar(step, total, unit):
