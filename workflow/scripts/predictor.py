@@ -1,6 +1,14 @@
 """Greedy text and label scores of batches of prompts with NeMo's model. Needs only NeMo and what it needs."""
 
 
+def whole_vocabulary(logits, model):
+    """Logits [batch, positions, vocabulary] from each rank's share of the words, on all ranks."""
+    from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+
+    # rows that only pad the vocabulary for tensor parallelism are no words
+    return gather_from_tensor_model_parallel_region(logits)[..., : model.tokenizer.vocab_size]
+
+
 class Predictor:
     """Greedy text and label scores of batches of prompts, on all ranks of one model-parallel group at once."""
 
@@ -10,7 +18,6 @@ class Predictor:
 
         self.model, self.labels, self.tokens_to_generate = model, labels, tokens_to_generate
         self.strategy = GPTModelTextGenerationStrategy(model)
-        self.vocabulary = model.tokenizer.vocab_size
 
     def forward(self, tokens, end, anew):
         """Logits [batch, positions, this rank's words] of what follows the last of tokens[:, :end].
@@ -23,11 +30,8 @@ class Predictor:
     def logprobs(self, logits):
         """Log-probabilities [batch, positions, vocabulary] from all ranks' logits."""
         import torch
-        from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
-        # rows that only pad the vocabulary for tensor parallelism are no words
-        logits = gather_from_tensor_model_parallel_region(logits)[..., : self.vocabulary]
-        return torch.log_softmax(logits.float(), dim=-1)
+        return torch.log_softmax(whole_vocabulary(logits, self.model).float(), dim=-1)
 
     def predict(self, prompts):
         """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability})."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from files import replacing
 from nemo_setup import describe_machine, end_distributed, prepare_nemo, refuse_rope_scaling, use_tokenizer_of
 from omegaconf import OmegaConf, open_dict
+from predictor import whole_vocabulary
 
 TOLERANCE = 1e-3
 WORDS = 3  # of each prompt in the table
@@ -35,7 +36,7 @@ def hugging_face_logits(snapshot):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(snapshot)
-    model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32, device_map=None).eval()
+    model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32).eval()
     tokens = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in PROMPTS]
     with torch.no_grad():
         return [(ids, model(torch.tensor([ids])).logits[0]) for ids in tokens]
@@ -62,16 +63,14 @@ def load_nemo(base, accelerator, ranks):
 def nemo_logits(model):
     """As hugging_face_logits, on every rank."""
     import torch
-    from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
     found = []
     for prompt in PROMPTS:
         ids = model.tokenizer.text_to_ids(prompt)
         tokens, positions = torch.tensor([ids]).cuda(), torch.arange(len(ids))[None].cuda()
         with torch.no_grad():
-            logits = gather_from_tensor_model_parallel_region(model.model(tokens, positions, None))
-        # rows that only pad the vocabulary for tensor parallelism are no words
-        found.append((ids, logits[0, :, : model.tokenizer.vocab_size].float().cpu()))
+            logits = whole_vocabulary(model.model(tokens, positions, None), model)
+        found.append((ids, logits[0].float().cpu()))
     return found
 
 
