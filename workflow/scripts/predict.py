@@ -29,7 +29,6 @@ from nemo_setup import (
     refuse_tensor_parallelism,
     use_tokenizer_of,
 )
-from predictor import Predictor
 from progress import Progress, say
 from provenance import record
 from pubmedqa import LABELS
@@ -62,6 +61,7 @@ def predict(config, batch_dir, known):
     """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet."""
     import torch
     from megatron.core import parallel_state
+    from predictor import Predictor
 
     model = load_model(config)
     first = os.environ["RANK"] == "0"

@@ -16,7 +16,6 @@ from pathlib import Path
 from files import replacing
 from nemo_setup import describe_machine, end_distributed, prepare_nemo, refuse_rope_scaling, use_tokenizer_of
 from omegaconf import OmegaConf, open_dict
-from predictor import whole_vocabulary
 
 TOLERANCE = 1e-3
 WORDS = 3  # of each prompt in the table
@@ -63,6 +62,7 @@ def load_nemo(base, accelerator, ranks):
 def nemo_logits(model):
     """As hugging_face_logits, on every rank."""
     import torch
+    from predictor import whole_vocabulary
 
     found = []
     for prompt in PROMPTS:
