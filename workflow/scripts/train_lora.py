@@ -73,18 +73,40 @@ def show_progress(trainer):
         return shown
 
 
+def sorted_by_length(split):
+    """NeMo's split of a step's items into micro batches, of like lengths: NeMo pads all to the longest of the step."""
+    import torch
+
+    def ends(loss_mask):  # with the answer's last token, which is the item's
+        return (loss_mask.bool() * torch.arange(1, loss_mask.shape[1] + 1, device=loss_mask.device)).amax(dim=1)
+
+    def split_sorted(batch, *args, **options):
+        order = ends(batch["loss_mask"]).argsort(descending=True, stable=True).tolist()
+        batch = {
+            key: value[order] if torch.is_tensor(value) else [value[i] for i in order] for key, value in batch.items()
+        }
+        for micro_batch in split(batch, *args, **options):
+            width = -(-int(ends(micro_batch["loss_mask"]).max()) // 16) * 16  # rounded as NeMo does
+            flat = {key for key, value in micro_batch.items() if torch.is_tensor(value) and value.dim() == 2}
+            yield {key: value[:, :width].contiguous() if key in flat else value for key, value in micro_batch.items()}
+
+    return split_sorted
+
+
 def train(config, end):
     """Fits the adapter; returns the path of NeMo's .nemo file with it, its validation loss, the lowest, and the curve.
 
     Exits before `end`, a time.time().
     """
     import torch.multiprocessing
-    from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
+    from nemo.collections.nlp.models.language_modeling import megatron_gpt_sft_model
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
     from nemo.collections.nlp.parts.peft_config import PEFT_CONFIG_MAP
     from nemo.utils.exp_manager import ExpManagerConfig, exp_manager
 
     torch.multiprocessing.set_start_method("spawn", force=True)
+    MegatronGPTSFTModel = megatron_gpt_sft_model.MegatronGPTSFTModel
+    megatron_gpt_sft_model.get_iterator_k_split = sorted_by_length(megatron_gpt_sft_model.get_iterator_k_split)
     precision = config.trainer.precision
     trainer = MegatronLMPPTrainerBuilder(config).create_trainer()
     config.trainer.precision = precision  # older builders leave None there
