@@ -8,6 +8,8 @@ import platform
 import signal
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from files import read_jsonl
@@ -84,11 +86,32 @@ def prepare_nemo(accelerator):
         import nemo_cpu
 
         nemo_cpu.install()
-        return
-    if importlib.util.find_spec("transformer_engine") is None:
+    elif importlib.util.find_spec("transformer_engine") is None:
         import nemo_torch
 
         nemo_torch.install()
+    load_quickly()
+
+
+def load_quickly():
+    """megatron-core reads one tensor after the other, and turns bf16 into fp32 and back, which takes longer still."""
+    import numpy as np
+    import torch
+    from megatron.core.dist_checkpointing.strategies import tensorstore
+
+    for_each, to_torch = tensorstore.dict_list_map_inplace, tensorstore.postprocess_numpy_array
+
+    def for_several(function, tensors):
+        with ThreadPoolExecutor(8) as pool:
+            for_each(partial(pool.submit, function), tensors)
+            for_each(Future.result, tensors)
+
+    def bits_to_torch(array, *args, **options):
+        if array.dtype.name != "bfloat16":
+            return to_torch(array, *args, **options)
+        return to_torch(array.view(np.int16), *args, **options).view(torch.bfloat16)
+
+    tensorstore.dict_list_map_inplace, tensorstore.postprocess_numpy_array = for_several, bits_to_torch
 
 
 def on_first_rank(work, ready):

@@ -1,6 +1,7 @@
 """What a person sees of a running step: a bar on a terminal, short lines with the expected end in a log."""
 
 import datetime
+import os
 import sys
 import time
 
@@ -43,3 +44,46 @@ class Progress:
     def close(self):
         if self.bar is not None:
             self.bar.close()
+
+
+def show_progress(trainer):
+    """Says each step's loss and each validation's. Returns what gathers them, as `curve` and `seconds`, on rank 0; None
+    on others."""
+    from nemo.utils.exp_manager import Callback  # Lightning's, which lies elsewhere in older generations
+
+    class ShowProgress(Callback):
+        def __init__(self):
+            self.curve = {}  # {step: its loss and learning rate, after some the validation loss}
+            self.seconds = []  # of this attempt's steps
+
+        def state_dict(self):  # lies in the checkpoints: what is continued knows the steps before, each once
+            return {"curve": self.curve}
+
+        def load_state_dict(self, state):
+            self.curve = state["curve"]
+
+        def on_train_start(self, trainer, model):
+            self.bar = Progress("train_lora", trainer.max_steps, "steps", trainer.global_step)
+
+        def on_train_batch_start(self, trainer, model, batch, batch_idx):
+            self.start = time.monotonic()
+
+        def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+            metrics = trainer.callback_metrics
+            loss, lr = float(metrics["reduced_train_loss"]), float(metrics["lr"])  # waits for the GPU
+            self.seconds.append(time.monotonic() - self.start)
+            self.curve[trainer.global_step] = {"loss": loss, "learning_rate": lr}
+            self.bar.to(trainer.global_step, loss=loss)
+
+        def on_validation_end(self, trainer, model):
+            loss = float(trainer.callback_metrics["validation_loss"])
+            if not trainer.sanity_checking:  # that one is of a few batches only
+                self.curve.setdefault(trainer.global_step, {})["validation_loss"] = loss
+            say("train_lora", f"validation loss {loss:.5f} after {trainer.global_step} steps")
+
+        def on_train_end(self, trainer, model):
+            self.bar.close()
+
+    if os.environ["RANK"] == "0":
+        trainer.callbacks.append(shown := ShowProgress())
+        return shown

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import socket
+import statistics
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -29,48 +30,12 @@ from nemo_setup import (
     use_tokenizer_of,
 )
 from omegaconf import OmegaConf
-from progress import Progress, say
+from progress import say, show_progress
 from provenance import START, record
 from resume import fingerprint, make_exact, prepare, stop_in_time
 
 START_UP = 1  # minutes, at most, between the start of a job with a time limit and that of this process
 NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
-
-
-def show_progress(trainer):
-    """Says each step's loss and each validation's. Returns what gathers them, as `curve`, on rank 0; None on others."""
-    from nemo.utils.exp_manager import Callback  # Lightning's, which lies elsewhere in older generations
-
-    class ShowProgress(Callback):
-        def __init__(self):
-            self.curve = {}  # {step: its loss and learning rate, after some the validation loss}
-
-        def state_dict(self):  # lies in the checkpoints: what is continued knows the steps before, each once
-            return {"curve": self.curve}
-
-        def load_state_dict(self, state):
-            self.curve = state["curve"]
-
-        def on_train_start(self, trainer, model):
-            self.bar = Progress("train_lora", trainer.max_steps, "steps", trainer.global_step)
-
-        def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
-            loss, lr = (float(trainer.callback_metrics[key]) for key in ("reduced_train_loss", "lr"))
-            self.curve[trainer.global_step] = {"loss": loss, "learning_rate": lr}
-            self.bar.to(trainer.global_step, loss=loss)
-
-        def on_validation_end(self, trainer, model):
-            loss = float(trainer.callback_metrics["validation_loss"])
-            if not trainer.sanity_checking:  # that one is of a few batches only
-                self.curve.setdefault(trainer.global_step, {})["validation_loss"] = loss
-            say("train_lora", f"validation loss {loss:.5f} after {trainer.global_step} steps")
-
-        def on_train_end(self, trainer, model):
-            self.bar.close()
-
-    if os.environ["RANK"] == "0":
-        trainer.callbacks.append(shown := ShowProgress())
-        return shown
 
 
 def sorted_by_length(split):
@@ -94,7 +59,7 @@ def sorted_by_length(split):
 
 
 def train(config, end):
-    """Fits the adapter; returns the path of NeMo's .nemo file with it, its validation loss, the lowest, and the curve.
+    """Fits the adapter; returns the path of NeMo's .nemo file with it and, on rank 0, what to record of the training.
 
     Exits before `end`, a time.time().
     """
@@ -104,6 +69,9 @@ def train(config, end):
     from nemo.collections.nlp.parts.peft_config import PEFT_CONFIG_MAP
     from nemo.utils.exp_manager import ExpManagerConfig, exp_manager
 
+    first = os.environ["RANK"] == "0"
+    if first:
+        say("train_lora", "NeMo is imported")
     torch.multiprocessing.set_start_method("spawn", force=True)
     MegatronGPTSFTModel = megatron_gpt_sft_model.MegatronGPTSFTModel
     megatron_gpt_sft_model.get_iterator_k_split = sorted_by_length(megatron_gpt_sft_model.get_iterator_k_split)
@@ -120,6 +88,8 @@ def train(config, end):
     use_tokenizer_of(base, model_config)
     refuse_rope_scaling(base, model_config)
     model = MegatronGPTSFTModel.restore_from(base, model_config, trainer=trainer)
+    if first:
+        say("train_lora", "the model is loaded")
     for file in (config.settings.train, config.settings.val):
         refuse_long_prompts(model.tokenizer, file, config.settings.max_seq_length - 16)  # answer and end
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
@@ -130,7 +100,11 @@ def train(config, end):
     trainer.strategy.barrier()
     if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
         trainer.checkpoint_callback.on_train_end(trainer, model)
-    return adapter, float(trainer.checkpoint_callback.best_model_score), shown and shown.curve
+    return adapter, shown and {
+        "validation_loss": float(trainer.checkpoint_callback.best_model_score),  # the adapter's, the lowest
+        "seconds_per_step": round(statistics.median(shown.seconds), 3) if shown.seconds else None,
+        "curve": [{"step": step, **values} for step, values in sorted(shown.curve.items())],
+    }
 
 
 def publish(adapter, output):
@@ -183,12 +157,10 @@ def main():
 
     on_first_rank(prepare_work_dir, args.work_dir / "state/ready")
     prepare_nemo(args.accelerator)
-    adapter, loss, curve = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
+    adapter, facts = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
     if os.environ["RANK"] == "0":
         publish(adapter, args.output)
-        steps = [{"step": step, **values} for step, values in sorted(curve.items())]
-        more = {"validation_loss": loss, "attempts": read_jsonl(attempts), "curve": steps}
-        record(args.output, args.settings | {"seed": args.seed}, inputs, **more)
+        record(args.output, args.settings | {"seed": args.seed}, inputs, attempts=read_jsonl(attempts), **facts)
     end_distributed()
 
 

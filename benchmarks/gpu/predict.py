@@ -1,0 +1,87 @@
+"""How long all test items take with predict.py's Predictor, the tutorial's way and Hugging Face, on one GPU. Run under
+torchrun, after the workflow has made the base:
+
+torchrun --standalone --nproc-per-node 1 benchmarks/gpu/predict.py --snapshot … --base results/base/mistral-7b
+    --test results/data/pubmedqa/final_decision/test.jsonl
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "workflow/scripts"))
+from files import read_jsonl
+from nemo_setup import load_config, prepare_nemo
+from predict import load_model
+from pubmedqa import LABELS
+
+TOKENS = 20  # as the tutorial sets it; random weights rarely end a text before
+FEW = 30  # items of the tutorial's way, spread over the test set
+SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": "bf16", "megatron_amp_O2": True}
+SETTINGS |= {"max_seq_length": 2048, "tokens_to_generate": TOKENS, "batch_size": 1, "accelerator": "gpu"}
+
+
+def nemo_at_batch_1(model, prompts):
+    """Seconds an item with NeMo's own generation, as the tutorial's megatron_gpt_generate.py does it."""
+    import torch
+    from nemo.collections.nlp.modules.common.text_generation_utils import get_default_sampling_params
+
+    sampling = get_default_sampling_params() | {"use_greedy": True}
+    for part in (prompts[:2], prompts):  # the first to warm up
+        start = time.monotonic()
+        for prompt in part:
+            model.generate([prompt], {"max_length": TOKENS, "min_length": 1}, sampling)
+        torch.cuda.synchronize()
+    return (time.monotonic() - start) / len(prompts)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--snapshot", required=True, type=Path)
+    parser.add_argument("--base", required=True, type=Path)
+    parser.add_argument("--test", required=True, type=Path)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128])
+    args = parser.parse_args()
+
+    paths = {"base": str(args.base), "test": str(args.test), "adapter": None, "index_dir": "/tmp/index"}
+    config = load_config("predict.yaml", SETTINGS | paths)
+    prepare_nemo("gpu")
+    import torch
+    from predictor import Predictor
+
+    model, prompts = load_model(config), [row["input"].strip(" ") for row in read_jsonl(args.test)]
+    n, rows = len(prompts), []
+    each = nemo_at_batch_1(model, prompts[:: n // FEW][:FEW])
+    rows.append((f"NeMo, batch 1 ({FEW} items, scaled)", each * n))
+
+    ids = [model.tokenizer.text_to_ids(prompt) for prompt in prompts]
+    ids.sort(key=len, reverse=True)
+    predictor = Predictor(model, {label: model.tokenizer.text_to_ids(label) for label in LABELS}, TOKENS)
+    for size in args.batch_sizes:
+        predictor.predict(ids[:size])  # to warm up
+        torch.cuda.reset_peak_memory_stats()
+        start = time.monotonic()
+        found = [pair for i in range(0, n, size) for pair in predictor.predict(ids[i : i + size])]
+        seconds = time.monotonic() - start
+        steps = max(len(text) for text, _ in found)
+        peak = torch.cuda.max_memory_allocated() / 1e9
+        rows.append((f"predict.py, batch {size}: {peak:.1f} GB, texts of up to {steps} tokens", seconds))
+    del model, predictor
+    torch.cuda.empty_cache()
+
+    command = [sys.executable, Path(__file__).with_name("hugging_face.py"), "predict", "--snapshot", args.snapshot]
+    command += ["--jsonl", args.test, "--new-tokens", str(TOKENS), "--sizes", *map(str, args.batch_sizes)]
+    for line in subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines():
+        found = json.loads(line)
+        rows.append((f"transformers, batch {found['batch_size']}: {found['peak_gb']:.1f} GB", found["seconds"]))
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {n} items, {TOKENS} tokens")
+    for name, seconds in rows:
+        print(f"{name:60} {seconds:8.1f} s {rows[0][1] / seconds:6.1f} x")
+
+
+if __name__ == "__main__":
+    main()
