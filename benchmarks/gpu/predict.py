@@ -28,9 +28,12 @@ SETTINGS |= {"max_seq_length": 2048, "tokens_to_generate": TOKENS, "batch_size":
 def nemo_at_batch_1(model, prompts):
     """Seconds an item with NeMo's own generation, as the tutorial's megatron_gpt_generate.py does it."""
     import torch
-    from nemo.collections.nlp.modules.common.text_generation_utils import get_default_sampling_params
+    from nemo.collections.nlp.modules.common import text_generation_utils
+    from nemo.collections.nlp.modules.common.text_generation_strategy import GPTModelTextGenerationStrategy
 
-    sampling = get_default_sampling_params() | {"use_greedy": True}
+    # NeMo's own function asks all multimodal models first, which need TransformerEngine
+    text_generation_utils.model_inference_strategy_dispatcher = GPTModelTextGenerationStrategy
+    sampling = text_generation_utils.get_default_sampling_params() | {"use_greedy": True}
     for part in (prompts[:2], prompts):  # the first to warm up
         start = time.monotonic()
         for prompt in part:
