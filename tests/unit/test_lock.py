@@ -9,12 +9,13 @@ import pytest
 from helpers import environment
 
 HOLDER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 import lock
 lock.BEAT, lock.SILENCE = 0.2, 2
 lock.hold(Path(sys.argv[1]), lambda text: print(text, flush=True))
 print("held", flush=True)
+os.chdir(os.sep)
 time.sleep(float(sys.argv[2]))
 """
 
@@ -44,6 +45,13 @@ def test_second_one_is_told_who_is_at_work(path):
 def test_lock_is_given_back(path):
     assert holder(path, seconds=0).communicate() == ("held\n", "")
     assert not path.exists()
+
+
+def test_working_directory_does_not_matter(tmp_path, monkeypatch):
+    """NeMo changes it for moments, in which a heartbeat may fall."""
+    monkeypatch.chdir(tmp_path)
+    assert holder("training.lock", seconds=1).communicate() == ("held\n", "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_killed_ones_lock_is_taken_over_at_once(path):

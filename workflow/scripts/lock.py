@@ -90,6 +90,7 @@ def hold(lock, say):
             job = f" of SLURM job {holder['job']}" if holder.get("job") else ""
             say(f"takes over from a process{job} that is gone")
             break
+    lock = lock.absolute()  # NeMo changes the working directory for moments
     threading.Thread(target=keep, args=(lock, me), daemon=True).start()
     atexit.register(give_back, lock, me)
 
