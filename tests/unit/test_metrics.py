@@ -125,8 +125,9 @@ def test_intervals(answers):
     alike = figures(gold, models[:1] * 2)["accuracy_interval"]
     assert alike == pytest.approx(binom.ppf([0.025, 0.975], 200, right / 200) / 200, abs=0.006)
     codes = np.array([[[*LABELS, None].index(answer) for answer in answers] for answers in (gold, *models)])
-    drawn = codes[:, np.random.default_rng(1).integers(200, size=(5000, 200))]  # [gold and models, resamples, items]
-    resampled = mean_macro_f1(*drawn)
+    places = np.random.default_rng(1).integers(200, size=(5000, 200))
+    drawn = codes[:, places]  # [gold and models, resamples, items]
+    resampled = mean_macro_f1(codes[0], codes[1:])(places)
     options = {"labels": range(3), "average": "macro", "zero_division": 0}
     for number in range(20):
         expected = [f1_score(drawn[0, number], answers, **options) for answers in drawn[1:, number]]

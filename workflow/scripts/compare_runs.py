@@ -134,7 +134,7 @@ def tabulate(lines, comparisons):
         if key.startswith(("accuracy", "macro_f1", "agreement_")):
             table[key] = (100 * table[key].astype(float)).round(1)
         elif key in ("models", "configurations", "malformed", "ece", "brier", "validation_loss") or key[:2] == "p_":
-            form = "{:.2g}" if key[:2] == "p_" else "{:.4g}"
+            form = "{:.2g}" if key[:2] == "p_" else "{:.0f}" if key == "models" else "{:.4g}"
             table[key] = table[key].map(form.format, na_action="ignore")
     return table
 

@@ -34,15 +34,23 @@ def interval(result):
     return list(map(float, result.confidence_interval))
 
 
-def mean_macro_f1(gold, *models, axis=-1):
-    """Macro-F1, the models' mean, of many resamples at once; labels as their places in LABELS."""
-    f1 = []
-    for label in range(len(LABELS)):
-        is_gold = gold == label
-        for given in (answers == label for answers in models):
-            of_either = is_gold.sum(axis) + given.sum(axis)
-            f1.append(2 * (is_gold & given).sum(axis) / np.maximum(of_either, 1))
-    return np.mean(f1, axis=0)
+def mean_macro_f1(gold, models):
+    """A statistic for resample, of the items' places: macro-F1, the models' mean, of many resamples at once.
+
+    gold, [items], and models, [models, items]: labels as their places in LABELS. A resample counts each item as often
+    as it was drawn, so that thousands of models take a product of matrices.
+    """
+
+    def statistic(places, axis=-1):
+        times = np.apply_along_axis(np.bincount, axis, places, minlength=len(gold)).astype(float)
+        f1 = []
+        for label in range(len(LABELS)):
+            is_gold, given = gold == label, (models == label).T
+            of_either = (times @ is_gold)[..., None] + times @ given
+            f1.append(2 * (times @ (is_gold[:, None] & given)) / np.maximum(of_either, 1))
+        return np.mean(f1, axis=(0, -1))
+
+    return statistic
 
 
 def correctness(gold, models):
@@ -58,7 +66,7 @@ def figures(gold, models):
         accuracy_interval = list(map(float, proportion_confint(right.sum(), len(gold), method="wilson")))
     else:
         accuracy_interval = interval(resample(np.mean, right))
-    codes = [np.array([[*LABELS, None].index(answer) for answer in answers], np.int8) for answers in (gold, *models)]
+    codes = np.array([[[*LABELS, None].index(answer) for answer in answers] for answers in (gold, *models)], np.int8)
     golds, answers = gold * len(models), [answer or "malformed" for answers in models for answer in answers]
     by_label = zip(*precision_recall_f1(golds, answers, labels=LABELS, zero_division=0), strict=True)
     names = [*LABELS, "malformed"]
@@ -67,7 +75,7 @@ def figures(gold, models):
         "accuracy": float(accuracy),
         "accuracy_interval": accuracy_interval,
         "macro_f1": float(macro_f1),
-        "macro_f1_interval": interval(resample(mean_macro_f1, *codes)),
+        "macro_f1_interval": interval(resample(mean_macro_f1(codes[0], codes[1:]), np.arange(len(gold)))),
         "by_label": {
             label: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "items": int(items)}
             for label, (precision, recall, f1, items) in zip(LABELS, by_label)
