@@ -58,6 +58,19 @@ def test_jsonl_is_the_tutorials(official, tmp_path, split):
     assert [row["pmid"] for row in rows] == list(read_json(items))
 
 
+def test_repeated_maybe(official, tmp_path):
+    """The same lines, in the same order, as without."""
+    for fold in range(10):
+        files = {times: tmp_path / f"{times}.jsonl" for times in (1, 2)}
+        for times, file in files.items():
+            items = "--json", official / f"fold{fold}/train.json", "--label", "final_decision"
+            run_script("write_jsonl.py", *items, "--repeat-maybe", times, "--output", file)
+        plain, repeated = map(read_jsonl, files.values())
+        counts = Counter(row["output"] for row in plain)
+        assert Counter(row["output"] for row in repeated) == counts | {"maybe": 2 * counts["maybe"]}
+        assert list({row["pmid"]: row for row in repeated}.values()) == plain
+
+
 def test_download_refuses_changed_data(pubmedqa_dir, tmp_path):
     for name in ("ori_pqal.json", "test_ground_truth.json"):
         (tmp_path / name).write_bytes((pubmedqa_dir / name).read_bytes() + b" ")

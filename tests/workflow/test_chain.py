@@ -63,8 +63,8 @@ def test_every_setting_reaches_nemo(chain):
         assert model["optim"]["sched"]["max_steps"] == 4
         found = model["optim"] | model["optim"]["sched"]
         assert {key: found[key] for key in expected} == expected
-        label = "reasoning_required_pred" if run == "tutorial" else "final_decision"
-        assert model["data"]["train_ds"]["file_names"][0].endswith(f"data/trials/{label}/fold0/train.jsonl")
+        file = "reasoning_required_pred/fold0/train" if run == "tutorial" else "final_decision/fold0/train-maybe2"
+        assert model["data"]["train_ds"]["file_names"][0].endswith(f"data/trials/{file}.jsonl")
 
 
 def test_training_changes_the_scores(chain):
@@ -79,12 +79,13 @@ def test_provenance(chain):
         read_json(directory / "provenance.json")[s] for s in ("train_lora", "predict", "evaluate")
     )
     assert train["sha256"]["result"] == predict["sha256"]["adapter"] == sha256(directory / "adapter.nemo")
-    assert train["sha256"]["train"] == sha256(chain / "results/data/trials/final_decision/fold0/train.jsonl")
+    assert train["sha256"]["train"] == sha256(chain / "results/data/trials/final_decision/fold0/train-maybe2.jsonl")
     assert train["sha256"]["base"] == sha256(chain / "results/base/tiny/model_config.yaml")
     assert predict["sha256"]["result"] == sha256(directory / "predictions.jsonl")
     manifest = yaml.safe_load((chain / "results/base/tiny/model_config.yaml").read_text())["snapshot_manifest_sha256"]
     assert manifest == sha256(chain / "resources/hf/tiny/manifest.json")
     assert train["settings"]["lr"] == 1e-4 and train["settings"]["seed"] == 0
+    assert train["settings"]["repeat_maybe"] == 2
     assert [attempt["after_step"] for attempt in train["attempts"]] == [0]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=chain, capture_output=True, text=True).stdout.strip()
     for step in (train, predict, evaluate):
@@ -152,23 +153,23 @@ def test_choice_on_validation_data(chain, tmp_path):
     config = yaml.safe_load((copy / "chain.yaml").read_text())
     slow = config["runs"]["lora"] | {"seeds": [0, 1]}
     fast = slow | {"train": slow["train"] | {"lr": 1.0e-3}}
-    best = {key: value for key, value in slow.items() if key != "train"} | {"choose": ["slow", "fast"]}
-    config |= {"targets": ["base", "best"], "runs": config["runs"] | {"slow": slow, "fast": fast, "best": best}}
+    chosen = {key: value for key, value in slow.items() if key != "train"} | {"choose": ["slow", "fast"]}
+    config |= {"targets": ["base", "chosen"], "runs": config["runs"] | {"slow": slow, "fast": fast, "chosen": chosen}}
     (copy / "choose.yaml").write_text(yaml.safe_dump(config))
     done = snakemake(copy, "--configfile", "choose.yaml", "--set-threads", "train_lora=1", "predict=1")
     assert done.returncode == 0, done.stdout
     runs = copy / "results/runs"
     for seed in (0, 1):
-        provenance = read_json(runs / f"best/fold0/seed{seed}/adapter.provenance.json")
+        provenance = read_json(runs / f"chosen/fold0/seed{seed}/adapter.provenance.json")
         losses = provenance["chosen"]["validation_losses"]
         assert losses["fast"] < losses["slow"] and provenance["chosen"]["run"] == "fast"
-        assert sha256(runs / f"best/fold0/seed{seed}/adapter.nemo") == provenance["sha256"]["result"]
+        assert sha256(runs / f"chosen/fold0/seed{seed}/adapter.nemo") == provenance["sha256"]["result"]
         assert provenance["sha256"]["result"] == sha256(runs / f"fast/fold0/seed{seed}/adapter.nemo")
     assert not [*runs.glob("fast/*/*/predictions*"), *runs.glob("slow/*/*/predictions*")]
     table = pd.read_csv(copy / "results/accuracy.tsv", sep="\t").set_index("run")
-    assert list(table.index) == ["majority", "human", "base", "best", "best (ensemble)"]
+    assert list(table.index) == ["majority", "human", "base", "chosen", "chosen (ensemble)"]
     assert table.configurations.to_list()[2:] == [1, 2, 2]
-    assert table.loc["best", "validation_loss"] == pytest.approx(losses["fast"], rel=1e-3)
+    assert table.loc["chosen", "validation_loss"] == pytest.approx(losses["fast"], rel=1e-3)
     done = snakemake(copy, "--configfile", "choose.yaml")
     assert "Nothing to be done" in done.stdout
 

@@ -9,12 +9,14 @@ from helpers import copy_workflow, snakemake
 
 MISTAKES = {
     "target: [lora]": "mine.yaml: target: no such key; is it targets?",
-    "targets: [bse]": "mine.yaml: targets: bse is not among runs: base, tutorial, lora",
+    "targets: [bse]": "mine.yaml: targets: bse is not among runs: base, tutorial, lora, best",
     "accelerator: tpu": "mine.yaml: accelerator: 'tpu' is not one of ['gpu', 'cpu']",
     "runs: {lora: {train: {max_step: 5}}}": "mine.yaml: runs.lora.train.max_step: no such key; is it max_steps?",
     "runs: {lora: {train: {lr: 1e-4}}}": "mine.yaml: runs.lora.train.lr: '1e-4' is text to YAML; write a plain number",
     "runs: {lora: {train: {lr: -0.1}}}": "mine.yaml: runs.lora.train.lr: -0.1 is less than or equal to the minimum",
     "runs: {lora: {train: {max_steps: 0}}}": "mine.yaml: runs.lora.train.max_steps: 0 is less than the minimum of 1",
+    "runs: {lora: {train: {repeat_maybe: 1}}}": "lora.train.repeat_maybe: 1 is less than the minimum of 2",
+    "runs: {base: {repeat_maybe: 2}}": "mine.yaml: runs.base.repeat_maybe: no such key; there are model",
     "runs: {lora: {folds: [0, 10]}}": "mine.yaml: runs.lora.folds: 10 is greater than the maximum of 9",
     "runs: {lora: {label: gold}}": "mine.yaml: runs.lora.label: 'gold' is not one of ['final_decision'",
     "runs: {lora: {megatron_amp_O2: 1}}": "mine.yaml: runs.lora.megatron_amp_O2: 1 is not of type 'boolean'",
@@ -36,14 +38,14 @@ MISTAKES = {
     "models: {x: org/x}": "mine.yaml: models.x: 'org/x' is not of type 'object'",
     "models: []": "mine.yaml: models: [] is not of type 'object'",
     "runs: {lora: {folds: al}}": "mine.yaml: runs.lora.folds: 'al' does not match '^all$'",
-    "runs: {best: {model: mistral-7b, dataset: pubmedqa, choose: [base, lora]}}": (
-        "mine.yaml: runs.best.choose: base is not among the runs that have train:"
+    "runs: {chosen: {model: mistral-7b, dataset: pubmedqa, choose: [base, lora]}}": (
+        "mine.yaml: runs.chosen.choose: base is not among the runs that have train:"
     ),
-    "runs: {best: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}": (
-        "mine.yaml: runs.best.choose: lora is under targets: that would be choosing on test"
+    "runs: {chosen: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}": (
+        "mine.yaml: runs.chosen.choose: lora is under targets: that would be choosing on test"
     ),
-    "{targets: [base], runs: {best: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}}": (
-        "mine.yaml: runs.best.choose: tutorial and best differ in label, in which they must agree"
+    "{targets: [base], runs: {chosen: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}}": (
+        "mine.yaml: runs.chosen.choose: tutorial and chosen differ in label, in which they must agree"
     ),
     "{targets: [base], runs: {lora: {choose: [lora, tutorial]}}}": "runs.lora.choose: stands beside train:",
     "datasets: {x: {simulate: 1, directory: d}}": "datasets.x: has simulate, directory; it needs revision or directory",
@@ -83,7 +85,7 @@ def test_the_last_file_that_has_the_key_is_named(workflow):
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora"),
+        ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora, best"),
         ("lora/fold12/seed0/metrics.json", "fold12/seed0 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         ("lora/fold0/metrics.json", "fold0/metrics.json is none of fold0/seed0"),
     ],
@@ -97,10 +99,10 @@ def test_candidates_get_no_answers(workflow):
     run = "{model: mistral-7b, dataset: pubmedqa, label: reasoning_required_pred, choose: [tutorial, other]}"
     tutorial = "{model: mistral-7b, dataset: pubmedqa, label: reasoning_required_pred, train: {max_steps: 5, "
     other = f"{tutorial}val_check_interval: 5, lr: 0.1}}}}"
-    (workflow / "mine.yaml").write_text(f"{{targets: [base], runs: {{best: {run}, other: {other}}}}}")
+    (workflow / "mine.yaml").write_text(f"{{targets: [base], runs: {{chosen: {run}, other: {other}}}}}")
     target = "results/runs/other/fold0/seed0/metrics.json"
     lines = said(workflow, "--dry-run", target, "--configfile", "mine.yaml")
-    assert lines == [f"{target}: other is a candidate of best: only what is chosen gets answers to the test items"]
+    assert lines == [f"{target}: other is a candidate of chosen: only what is chosen gets answers to the test items"]
 
 
 def test_failed_job(workflow):

@@ -66,6 +66,12 @@ def test_learning_rate_of_a_run(changed):
     assert changed(lambda config: config["runs"]["lora"]["train"].update(lr=2.0e-3)) == LORA | TABLE
 
 
+def test_repeated_items_of_a_run(changed):
+    """They are a file of their own: no other run's changes."""
+    jobs = changed(lambda config: config["runs"]["lora"]["train"].update(repeat_maybe=3))
+    assert jobs == LORA | TABLE | {"write_jsonl"}
+
+
 def test_prediction_setting(changed):
     def change(config):
         config["runs"]["lora"]["predict"] = {**config["runs"]["lora"]["predict"], "tokens_to_generate": 5}
@@ -93,7 +99,7 @@ def test_new_fold(chain, changed):
     assert jobs == LORA | TABLE | {"write_jsonl"}
     done = snakemake(chain, "--dry-run", "--configfile", "changed.yaml")
     assert "fold=3" in done.stdout and "fold=0" not in done.stdout
-    assert "fold3/train.jsonl" in done.stdout and "test.jsonl\n    jobid" not in done.stdout
+    assert "fold3/train-maybe2.jsonl" in done.stdout and "test.jsonl\n    jobid" not in done.stdout
 
 
 def test_removed_run(changed):

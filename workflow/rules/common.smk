@@ -1,6 +1,5 @@
 """What the rules share: the wildcards' forms, and how a rule reads the configuration."""
 
-import itertools
 import shlex
 
 
@@ -11,7 +10,7 @@ wildcard_constraints:
     label="final_decision|reasoning_required_pred|reasoning_free_pred",
     fold=r"\d",
     seed=r"\d+",
-    split=r"test|fold\d/(train|val)",
+    split=r"test|fold\d/(train|train-maybe\d|val)",
 
 
 def having(section, *keys):
@@ -35,21 +34,32 @@ def of_run(pattern):
     return lambda wildcards: pattern.format(**config["runs"][wildcards.run], **wildcards)
 
 
+def train_jsonl(wildcards):
+    """The path of the run's training items, where it has `repeat_maybe:` with these more often than once."""
+    run = config["runs"][wildcards.run]
+    split = f"train-maybe{run['train']['repeat_maybe']}" if "repeat_maybe" in run["train"] else "train"
+    return f"<results>/data/{run['dataset']}/{run['label']}/fold{wildcards.fold}/{split}.jsonl"
+
+
 def of_trained(pattern):
     """A path of a run that has `train:` or `choose:`; none of the base alone."""
     tuned = {"train", "choose"}
     return lambda wildcards: pattern.format(**wildcards) if tuned & config["runs"][wildcards.run].keys() else []
 
 
+def of_models(runs, file):
+    """The paths of a file of each fold and seed of the runs."""
+    return [
+        f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
+        for run in runs
+        for fold in config["runs"][run]["folds"]
+        for seed in config["runs"][run]["seeds"]
+    ]
+
+
 def of_candidates(file):
-    """The path of a file for each fold and seed of a run's candidates."""
-
-    def of_run(wildcards):
-        run = config["runs"][wildcards.run]
-        models = itertools.product(run["choose"], run["folds"], run["seeds"])
-        return [f"<results>/runs/{candidate}/fold{fold}/seed{seed}/{file}" for candidate, fold, seed in models]
-
-    return of_run
+    """The paths of a file of each model that a run with `choose:` chooses from."""
+    return lambda wildcards: of_models(config["runs"][wildcards.run]["choose"], file)
 
 
 def settings(group):
@@ -61,16 +71,6 @@ def settings(group):
         return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
 
     return of_run
-
-
-def of_targets(file):
-    """The paths of a file of each model in the table."""
-    return [
-        f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
-        for run in config["targets"]
-        for fold in config["runs"][run]["folds"]
-        for seed in config["runs"][run]["seeds"]
-    ]
 
 
 def entries_of_targets(kind):

@@ -1,7 +1,6 @@
 """The data: the items of datasets: in config/config.yaml in PubMedQA's official split, as NeMo's JSON Lines.
 Out:  resources/data/{dataset}/{ori_pqal,test_ground_truth}.json
-      results/data/{dataset}/items/{test,fold0/train,fold0/val,…}.json
-      results/data/{dataset}/{label}/{test,fold0/train,fold0/val,…}.jsonl
+      results/data/{dataset}/{items,{label}}/{test,fold0/train,fold0/val,…}.{json,jsonl}; in train-maybe2, maybe twice
 """
 
 
@@ -66,7 +65,7 @@ rule split_folds:
 rule write_jsonl:
     input:
         script="workflow/scripts/write_jsonl.py",
-        json="<results>/data/{dataset}/items/{split}.json",
+        json=lambda w: f"<results>/data/{w.dataset}/items/{w.split.partition('-')[0]}.json",
     output:
         ensure("<results>/data/{dataset}/{label}/{split}.jsonl", non_empty=True),
     log:
@@ -75,6 +74,7 @@ rule write_jsonl:
         "../../envs/host.yaml"
     params:
         sample=lambda w: flags("dataset", "sample", "seed")(w) if w.split == "test" else "",
+        repeat=lambda w: w.split.partition("-maybe")[2] or 1,
     shell:
         "python {input.script} --json {input.json:q} --label {wildcards.label} {params.sample}"
-        " --output {output:q} &> {log:q}"
+        " --repeat-maybe {params.repeat} --output {output:q} &> {log:q}"

@@ -29,6 +29,8 @@ def main():
     parser.add_argument("--label", required=True, help="the item's key that is the answer, final_decision as a rule")
     parser.add_argument("--sample", type=int, default=0, help="so many items, stratified by gold label; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    help = "write every item whose answer is maybe so many times, one after the other"
+    parser.add_argument("--repeat-maybe", type=int, default=1, help=help)
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
 
@@ -38,8 +40,9 @@ def main():
     if args.sample:
         items = stratified_sample(items, args.sample, args.seed)
     rows = [{"input": prompt(item), "output": item[args.label], "pmid": pmid} for pmid, item in items.items()]
+    rows = [row for row in rows for _ in range(args.repeat_maybe if row["output"] == "maybe" else 1)]
     write_jsonl(args.output, rows)
-    print(f"{args.output}: {len(rows)} items, answers from {args.label}")
+    print(f"{args.output}: {len(items)} items in {len(rows)} lines, answers from {args.label}")
 
 
 if __name__ == "__main__":
