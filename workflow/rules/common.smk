@@ -1,6 +1,10 @@
 """What the rules share: the wildcards' forms, and how a rule reads the configuration."""
 
+import itertools
 import shlex
+
+
+include: "planning.smk"
 
 
 wildcard_constraints:
@@ -19,21 +23,20 @@ def having(section, *keys):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def flags(kind, *keys):
+@of_wildcards
+def flags(wildcards, kind, *keys):
     """Command-line flags for those of the keys that the wildcard's model or dataset has in the configuration."""
-
-    def of_entry(wildcards):
-        entry = config[f"{kind}s"][wildcards[kind]]
-        return " ".join(f"--{key} {shlex.quote(str(entry[key]))}" for key in keys if key in entry)
-
-    return of_entry
+    entry = config[f"{kind}s"][wildcards[kind]]
+    return " ".join(f"--{key} {shlex.quote(str(entry[key]))}" for key in keys if key in entry)
 
 
-def of_run(pattern):
+@of_wildcards
+def of_run(wildcards, pattern):
     """A path whose {model}, {dataset} and {label} are the run's."""
-    return lambda wildcards: pattern.format(**config["runs"][wildcards.run], **wildcards)
+    return pattern.format(**config["runs"][wildcards.run], **wildcards)
 
 
+@of_wildcards
 def train_jsonl(wildcards):
     """The path of the run's training items, where it has `repeat_maybe:` with these more often than once."""
     run = config["runs"][wildcards.run]
@@ -41,36 +44,36 @@ def train_jsonl(wildcards):
     return f"<results>/data/{run['dataset']}/{run['label']}/fold{wildcards.fold}/{split}.jsonl"
 
 
-def of_trained(pattern):
+@of_wildcards
+def of_trained(wildcards, pattern):
     """A path of a run that has `train:` or `choose:`; none of the base alone."""
-    tuned = {"train", "choose"}
-    return lambda wildcards: pattern.format(**wildcards) if tuned & config["runs"][wildcards.run].keys() else []
+    return [] if config["runs"][wildcards.run].keys().isdisjoint(("train", "choose")) else pattern.format(**wildcards)
 
 
-def of_models(runs, file):
-    """The paths of a file of each fold and seed of the runs."""
+@of_wildcards
+def of_candidates(wildcards, file):
+    """The path of a file for each fold and seed of a run's candidates."""
+    run = config["runs"][wildcards.run]
+    models = itertools.product(run["choose"], run["folds"], run["seeds"])
+    return [f"<results>/runs/{candidate}/fold{fold}/seed{seed}/{file}" for candidate, fold, seed in models]
+
+
+@of_wildcards
+def settings(wildcards, group):
+    """A run's settings as one JSON string: whatever changes in them, and nothing else, re-runs the rule."""
+    shared = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")
+    run = config["runs"][wildcards.run]
+    return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
+
+
+def of_targets(file):
+    """The paths of a file of each model in the table."""
     return [
         f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
-        for run in runs
+        for run in config["targets"]
         for fold in config["runs"][run]["folds"]
         for seed in config["runs"][run]["seeds"]
     ]
-
-
-def of_candidates(file):
-    """The paths of a file of each model that a run with `choose:` chooses from."""
-    return lambda wildcards: of_models(config["runs"][wildcards.run]["choose"], file)
-
-
-def settings(group):
-    """A run's settings as one JSON string: whatever changes in them, and nothing else, re-runs the rule."""
-    shared = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")
-
-    def of_run(wildcards):
-        run = config["runs"][wildcards.run]
-        return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
-
-    return of_run
 
 
 def entries_of_targets(kind):

@@ -38,7 +38,7 @@ rule compare_runs:
         script="workflow/scripts/compare_runs.py",
         module="workflow/scripts/metrics.py",
         published="workflow/report/published.yaml",
-        metrics=of_models(config["targets"], "metrics.json"),
+        metrics=of_targets("metrics.json"),
     output:
         table=report("<results>/accuracy.tsv", caption="../report/accuracy.rst", category="Accuracy"),
         json="<results>/accuracy.json",

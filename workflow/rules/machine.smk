@@ -1,7 +1,6 @@
 """What depends on the machine that runs Snakemake: the commit of the workflow there, and whether the image and the GPUs
 are there for the jobs of this call, which cluster.smk asks before any of them."""
 
-import gc
 import hashlib
 import shutil
 
@@ -12,9 +11,6 @@ if "WORKFLOW_COMMIT" not in os.environ:  # a job has it from the Snakemake that 
     describe = ["git", "-C", workflow.basedir, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     found = subprocess.run(describe, capture_output=True, text=True) if shutil.which("git") else None
     os.environ.update(WORKFLOW_COMMIT=found.stdout.strip() if found else "")
-
-# A plan of 10,000 jobs is millions of objects that stay: a fifth of its time went into looking for garbage among them.
-gc.set_threshold(100_000, 50, 50)
 
 
 def gpus_here():

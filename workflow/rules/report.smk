@@ -13,9 +13,9 @@ rule write_report:
         licences="workflow/report/licences.yaml",
         table="<results>/accuracy.tsv",
         json="<results>/accuracy.json",
-        metrics=of_models(config["targets"], "metrics.json"),
-        provenance=of_models(config["targets"], "provenance.json"),
-        predictions=of_models(config["targets"], "predictions.jsonl"),
+        metrics=of_targets("metrics.json"),
+        provenance=of_targets("provenance.json"),
+        predictions=of_targets("predictions.jsonl"),
         test_items=[f"<results>/data/{dataset}/items/test.json" for dataset in entries_of_targets("dataset")],
     output:
         report("<results>/report.html", caption="../report/report.rst", category="Report"),

@@ -11,7 +11,7 @@ rule train_lora:
     input:
         script=ancient("workflow/scripts/train_lora.py"),
         base=of_run("<results>/base/{model}/model_config.yaml"),
-        train=train_jsonl,
+        train=train_jsonl(),
         val=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),
     output:
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
