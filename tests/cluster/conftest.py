@@ -52,7 +52,7 @@ def start(project):
     cancel_all()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def changed_profile(project):
     """changed_profile(old, new): a copy of profiles/nig-slurm of which one line differs."""
 

@@ -8,19 +8,22 @@ pins=$(cat envs/requirements.txt envs/nemo.txt tests/cluster/image.sh | sha256su
 if [ ! -e "$lab/$pins.sif" ]; then
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv mmdebstrap >/dev/null
-  rm -rf "$lab"/env "$lab"/*.sif
-  /usr/bin/python3 -m venv "$lab/env"
-  "$lab/env/bin/pip" install -qq --requirement envs/requirements.txt
-  "$lab/env/bin/pip" install -qq --no-deps --requirement envs/nemo.txt
+  mkdir -p "$lab" && rm -rf "$lab"/env "$lab"/*.sif "$lab"/root.*
+  {
+    /usr/bin/python3 -m venv "$lab/env"
+    "$lab/env/bin/pip" install -qq --requirement envs/requirements.txt
+    "$lab/env/bin/pip" install -qq --no-deps --requirement envs/nemo.txt
+  } & # meanwhile mmdebstrap fetches Debian
 
   mirror=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d/ 2>/dev/null |
     grep -vE 'security|snapshot' | head -1 | tr -d ' ' || true)
-  root=$(mktemp -d)
+  root=$(mktemp -d "$lab/root.XXXXXX") # beside env, whose files it links
   trap 'rm -rf "$root"' EXIT
   chmod 755 "$root"
   mmdebstrap --quiet --variant=minbase --include=python3,procps bookworm "$root/root" "$mirror"
+  wait $! # for pip
   mkdir -p "$root/root$lab"
-  cp -a "$lab/env" "$root/root$lab/env"
+  cp -al "$lab/env" "$root/root$lab/env"
   ln -s "$lab/env/bin/torchrun" "$root/root/usr/local/bin/torchrun"
   apptainer --quiet build --mksquashfs-args "-comp zstd -Xcompression-level 1" "$root/image.sif" "$root/root"
   mv "$root/image.sif" "$lab/$pins.sif"

@@ -15,7 +15,7 @@ LAB = Path(os.environ.get("LAB", "/opt/cluster-lab"))
 USER = "researcher"
 HOME = Path("/home", USER)
 TOKEN = "hf_ThisIsTheTokenOfTheTest"
-POLLING = ["--slurm-init-seconds-before-status-checks", "5", "--seconds-between-status-checks", "2"]
+POLLING = ["--slurm-init-seconds-before-status-checks", "8"]  # then 18 s later, then 28 s, anew after each success
 FIELDS = ("JobIDRaw", "State", "AllocTRES", "NNodes", "ReqMem", "SubmitLine")
 
 

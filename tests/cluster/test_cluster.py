@@ -18,6 +18,7 @@ from cluster.lab import HOME, LAB, TOKEN, USER, Project, finish, in_queue, outpu
 from files import read_json, sha256
 
 RUN = "results/runs/lora/fold0/seed0"
+TIMEOUT_LOG = "logs/train_lora/timeout/fold0-seed0.log"
 
 
 def weights(adapter):
@@ -122,27 +123,6 @@ def test_no_job_knows_the_token(project, chain):
         assert found.stdout == "" and found.returncode == 1, found.stdout
 
 
-def test_same_result_as_without_a_cluster(project, chain):
-    """Bit for bit, on the host with the same packages, seed and tensor parallelism."""
-    local = Project(HOME / "local", project.endpoint)
-    (local.directory / "local.yaml").write_text("image: null")
-    local.run(f"{RUN}/metrics.json", profile=None, config=("cluster.yaml", "local.yaml"))
-    here, there = weights(local.directory / RUN / "adapter.nemo"), weights(project.directory / RUN / "adapter.nemo")
-    assert here == there and len(here) == 4  # ranks
-    for name in "predictions.jsonl", "metrics.json":
-        assert (local.directory / RUN / name).read_bytes() == (project.directory / RUN / name).read_bytes()
-
-
-def test_partial_rerun_submits_what_is_needed(project, chain):
-    config = yaml.safe_load(project.read("cluster.yaml"))
-    config["runs"]["base"]["predict"] = {"batch_size": 8, "tokens_to_generate": 2}
-    (project.directory / "changed.yaml").write_text(yaml.safe_dump(config))
-    last = project.last_job()
-    project.run(config=("changed.yaml",))
-    assert [rule_of(job) for job in project.jobs(after=last)] == ["predict", "evaluate"]
-    assert len(project.jobs("rule_predict_wildcards_base_0_0", after=last)) == 1
-
-
 def adapter_of(run):
     return f"results/runs/{run}/fold0/seed0/adapter.nemo"
 
@@ -158,22 +138,57 @@ def training_processes():
     return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True).stdout.split()]
 
 
-def test_time_limits(project, chain, start, changed_profile):
+@pytest.fixture(scope="module")
+def hanging(project, chain, changed_profile):
+    """The Snakemake of a training with a limit of one minute. The first attempt stopped in time, the second hangs.
+
+    While SLURM waits for its limit, another test can have the machine: this Snakemake is stopped too, as its third
+    attempt would have too little time beside that.
+    """
+    process = project.start(adapter_of("timeout"), profile=changed_profile('runtime: "2d" #', "runtime: 1 #"))
+    try:
+        project.wait_for_log(TIMEOUT_LOG, "Stopped after 1 of 3 steps, as the time limit is near")
+        project.wait_for_log(TIMEOUT_LOG, "continues after step 1")
+        for pid in training_processes():
+            os.kill(pid, signal.SIGSTOP)
+        os.killpg(process.pid, signal.SIGSTOP)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_same_result_as_without_a_cluster(project, chain, hanging):
+    """Bit for bit, on the host with the same packages, seed and tensor parallelism."""
+    local = Project(HOME / "local", project.endpoint)
+    (local.directory / "local.yaml").write_text("image: null")
+    local.run(f"{RUN}/metrics.json", profile=None, config=("cluster.yaml", "local.yaml"))
+    here, there = weights(local.directory / RUN / "adapter.nemo"), weights(project.directory / RUN / "adapter.nemo")
+    assert here == there and len(here) == 4  # ranks
+    for name in "predictions.jsonl", "metrics.json":
+        assert (local.directory / RUN / name).read_bytes() == (project.directory / RUN / name).read_bytes()
+
+
+def test_time_limits(project, hanging):
     """Of one minute: the first attempt stops in time, the second hangs until SLURM ends it, the third gets done."""
-    profile = changed_profile('runtime: "2d" #', "runtime: 1 #")
-    process = start(adapter_of("timeout"), profile=profile)
-    log = "logs/train_lora/timeout/fold0-seed0.log"
-    project.wait_for_log(log, "Stopped after 1 of 3 steps, as the time limit is near")
-    project.wait_for_log(log, "continues after step 1")
-    for pid in training_processes():
-        os.kill(pid, signal.SIGSTOP)
-    code, said = finish(process)
+    os.killpg(hanging.pid, signal.SIGCONT)
+    code, said = finish(hanging)
     assert code == 0, said
     states = [job["State"] for job in project.jobs("rule_train_lora_wildcards_timeout")]
     assert states == ["FAILED", "TIMEOUT", "COMPLETED"]
     assert attempts(project, "timeout") == [0, 1, 1]
-    assert "3 of 3 steps" in project.read(log)
-    assert "takes over from a process of SLURM job" in project.read(log)
+    assert "3 of 3 steps" in project.read(TIMEOUT_LOG)
+    assert "takes over from a process of SLURM job" in project.read(TIMEOUT_LOG)
+
+
+def test_partial_rerun_submits_what_is_needed(project, chain):
+    config = yaml.safe_load(project.read("cluster.yaml"))
+    config["runs"]["base"]["predict"] = {"batch_size": 8, "tokens_to_generate": 2}
+    (project.directory / "changed.yaml").write_text(yaml.safe_dump(config))
+    last = project.last_job()
+    project.run(config=("changed.yaml",))
+    assert [rule_of(job) for job in project.jobs(after=last)] == ["predict", "evaluate"]
+    assert len(project.jobs("rule_predict_wildcards_base_0_0", after=last)) == 1
 
 
 def test_out_of_memory(project, chain, start, changed_profile):
