@@ -135,16 +135,18 @@ def test_log_tells_stage_step_loss_and_end(chain):
     assert "predict: the model is loaded" in log and "predict: 4 of 4 batches" in log
 
 
-def test_losses_are_the_same_at_tensor_parallelism_1_2_and_4(chain):
-    adapters = [f"results/runs/lora-tp{ranks}/fold0/seed0/adapter.nemo" for ranks in (2, 4)]
+def test_losses_are_the_same_with_tensor_and_data_parallelism(chain):
+    shapes = ["lora-tp2", "lora-tp4", "lora-dp2"]
+    adapters = [f"results/runs/{run}/fold0/seed0/adapter.nemo" for run in shapes]
     done = snakemake(chain, *adapters, "--configfile", "chain.yaml", "--set-threads", "train_lora=1")
     assert done.returncode == 0, done.stdout
     alone = losses(chain, "lora")
     assert alone[4] < alone[0] - 0.04  # it learns, by more than what is allowed between the shapes
-    for run in ("lora-tp2", "lora-tp4"):
+    for run in shapes:
         shared = losses(chain, run)
         assert shared[0] == pytest.approx(alone[0], abs=1e-4)  # untrained
-        assert shared == pytest.approx(alone, abs=2e-2)  # each rank draws its own first weights of the adapter
+        # each tensor-parallel rank draws its own first weights of the adapter; all copies draw the same
+        assert shared == pytest.approx(alone, abs=1e-3 if run == "lora-dp2" else 2e-2)
 
 
 def test_choice_on_validation_data(chain, tmp_path):
