@@ -1,5 +1,6 @@
 """What the whole chain made of a tiny random Mistral: tests/chain.yaml."""
 
+import io
 import json
 import os
 import re
@@ -147,6 +148,24 @@ def test_losses_are_the_same_with_tensor_and_data_parallelism(chain):
         assert shared[0] == pytest.approx(alone[0], abs=1e-4)  # untrained
         # each tensor-parallel rank draws its own first weights of the adapter; all copies draw the same
         assert shared == pytest.approx(alone, abs=1e-3 if run == "lora-dp2" else 2e-2)
+
+
+def output_weights(chain, run):
+    """Of the adapter's second matrices, which training alone moves from zero, as one vector."""
+    with tarfile.open(chain / f"results/runs/{run}/fold0/seed0/adapter.nemo") as adapter:
+        (name,) = (name for name in adapter.getnames() if name.endswith(".ckpt"))
+        weights = torch.load(io.BytesIO(adapter.extractfile(name).read()))
+    return torch.cat([weights[name].float().flatten() for name in sorted(weights) if "linear_out" in name])
+
+
+def test_copies_of_the_model_average_their_gradients(chain):
+    """With megatron_amp_O2, for which NeMo has other code. A copy that went by its own items alone had 0.7."""
+    runs = "half", "half-dp2"
+    adapters = [f"results/runs/{run}/fold0/seed0/adapter.nemo" for run in runs]
+    done = snakemake(chain, *adapters, "--configfile", "chain.yaml", "--set-threads", "train_lora=1")
+    assert done.returncode == 0, done.stdout
+    alone, shared = (output_weights(chain, run) for run in runs)
+    assert torch.cosine_similarity(alone, shared, dim=0) > 0.999
 
 
 def test_choice_on_validation_data(chain, tmp_path):
