@@ -33,7 +33,7 @@ def test_the_tutorials_run_is_the_tutorial(config):
         "nemo": [],
     }
     assert "train" not in config["runs"]["base"]
-    assert config["runs"]["base"]["predict"] == {"batch_size": 32, "tokens_to_generate": 20}
+    assert config["runs"]["base"]["predict"] == {"batch_size": 64, "tokens_to_generate": 20}
 
 
 def test_demo_passes(config):

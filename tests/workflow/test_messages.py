@@ -26,8 +26,9 @@ MISTAKES = {
     "runs: {lora: {dataset: medqa}}": "mine.yaml: runs.lora.dataset: medqa is not among datasets: pubmedqa",
     "runs: {lora: {tensor_model_parallel_size: 3}}": "tensor_model_parallel_size: 3 does not divide the 4 devices",
     "runs: {lora: {tensor_model_parallel_size: 2, train: {global_batch_size: 33}}}": (
-        "mine.yaml: runs.lora.train.global_batch_size: 33 is no multiple of micro_batch_size 1 on 2 copies"
+        "mine.yaml: runs.lora.train.global_batch_size: 33 is no multiple of micro_batch_size 4 on 2 copies"
     ),
+    "runs: {lora: {precision: 16}}": "mine.yaml: runs.lora.precision: with 16, NeMo trains without megatron",
     "runs: {lora: {train: {val_check_interval: 61}}}": "61 steps, but training ends after max_steps 60",
     "runs: {lora: {train: {warmup_steps: 61}}}": "61 steps, but training ends after max_steps 60",
     "models: {x: {repo: org/x}}": "mine.yaml: models.x: has repo; it needs repo and revision or snapshot or gguf",
@@ -45,7 +46,7 @@ MISTAKES = {
         "mine.yaml: runs.chosen.choose: lora is under targets: that would be choosing on test"
     ),
     "{targets: [base], runs: {chosen: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}}": (
-        "mine.yaml: runs.chosen.choose: tutorial and chosen differ in label, in which they must agree"
+        "mine.yaml: runs.chosen.choose: lora and chosen differ in tensor_model_parallel_size, in which they must agree"
     ),
     "{targets: [base], runs: {lora: {choose: [lora, tutorial]}}}": "runs.lora.choose: stands beside train:",
     "datasets: {x: {simulate: 1, directory: d}}": "datasets.x: has simulate, directory; it needs revision or directory",

@@ -53,6 +53,8 @@ def check_run(name, run):
     devices, tp = run["devices"], run["tensor_model_parallel_size"]
     if devices % tp:
         refuse([*path, "tensor_model_parallel_size"], f"{tp} does not divide the {devices} devices")
+    if run["precision"] == 16 and run["megatron_amp_O2"]:
+        refuse([*path, "precision"], "with 16, NeMo trains without megatron_amp_O2 only: set that to false")
     if not (train := run.get("train")):
         return
     for override in train["nemo"]:

@@ -55,7 +55,7 @@ def refuse_gpus(devices, precision, capabilities):
         old = "precision: bf16, but a GPU here has no bf16 (compute capability {}.{}; 8.0 has)".format(
             *min(capabilities)
         )
-        exit_all(f"{old}: set precision: 16, or ask for another GPU.")
+        exit_all(f"{old}: set precision: 16 and megatron_amp_O2: false, or ask for another GPU.")
 
 
 def describe_machine(step, accelerator, settings):
