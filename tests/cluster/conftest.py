@@ -34,9 +34,8 @@ def project(tiny_mistral):
         yield Project(directory, endpoint)
 
 
-@pytest.fixture
-def start(project):
-    """project.start, of which nothing is left when the test ends."""
+def starting(project):
+    """project.start, of which nothing is left in the end."""
     started = []
 
     def start(*arguments, **options):
@@ -50,6 +49,10 @@ def start(project):
             process.wait()
             project.run("--unlock")
     cancel_all()
+
+
+start = pytest.fixture(starting)
+start_early = pytest.fixture(scope="module")(starting)  # what goes on while other tests run
 
 
 @pytest.fixture(scope="session")

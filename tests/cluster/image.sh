@@ -11,8 +11,9 @@ if [ ! -e "$lab/$pins.sif" ]; then
   mkdir -p "$lab" && rm -rf "$lab"/env "$lab"/*.sif "$lab"/root.*
   {
     /usr/bin/python3 -m venv "$lab/env"
-    "$lab/env/bin/pip" install -qq --requirement envs/requirements.txt
-    "$lab/env/bin/pip" install -qq --no-deps --requirement envs/nemo.txt
+    "$lab/env/bin/pip" install -qq --no-compile --requirement envs/requirements.txt
+    "$lab/env/bin/pip" install -qq --no-compile --no-deps --requirement envs/nemo.txt
+    "$lab/env/bin/python" -m compileall -qq -j 0 "$lab/env/lib" || true # pip takes one core; some are templates
   } & # meanwhile mmdebstrap fetches Debian
 
   mirror=$(grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d/ 2>/dev/null |

@@ -139,23 +139,19 @@ def training_processes():
 
 
 @pytest.fixture(scope="module")
-def hanging(project, chain, changed_profile):
+def hanging(project, chain, start_early, changed_profile):
     """The Snakemake of a training with a limit of one minute. The first attempt stopped in time, the second hangs.
 
     While SLURM waits for its limit, another test can have the machine: this Snakemake is stopped too, as its third
     attempt would have too little time beside that.
     """
-    process = project.start(adapter_of("timeout"), profile=changed_profile('runtime: "2d" #', "runtime: 1 #"))
-    try:
-        project.wait_for_log(TIMEOUT_LOG, "Stopped after 1 of 3 steps, as the time limit is near")
-        project.wait_for_log(TIMEOUT_LOG, "continues after step 1")
-        for pid in training_processes():
-            os.kill(pid, signal.SIGSTOP)
-        os.killpg(process.pid, signal.SIGSTOP)
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    process = start_early(adapter_of("timeout"), profile=changed_profile('runtime: "2d" #', "runtime: 1 #"))
+    project.wait_for_log(TIMEOUT_LOG, "Stopped after 1 of 3 steps, as the time limit is near")
+    project.wait_for_log(TIMEOUT_LOG, "continues after step 1")
+    for pid in training_processes():
+        os.kill(pid, signal.SIGSTOP)
+    os.killpg(process.pid, signal.SIGSTOP)
+    return process
 
 
 def test_same_result_as_without_a_cluster(project, chain, hanging):
@@ -191,11 +187,27 @@ def test_partial_rerun_submits_what_is_needed(project, chain):
     assert len(project.jobs("rule_predict_wildcards_base_0_0", after=last)) == 1
 
 
-def test_out_of_memory(project, chain, start, changed_profile):
+@pytest.fixture(scope="module")
+def starving(project, chain, start_early, changed_profile):
+    """The Snakemake of a training whose first attempt has too little memory, which takes its time."""
+    profile = changed_profile('"8192 * min(attempt, 2)"', '"150 if attempt == 1 else 1024"')
+    return start_early(adapter_of("memory"), profile=profile)
+
+
+def test_ten_thousand_jobs_are_planned(project, chain, starving):
+    """In how many seconds, benchmarks/dag.py tells."""
+    (project.directory / "many.yaml").write_text(
+        json.dumps({"targets": ["lora"], "runs": {"lora": {"folds": list(range(10)), "seeds": list(range(334))}}})
+    )
+    said = project.run("--dry-run", "--quiet", "rules", config=("cluster.yaml", "many.yaml"))
+    assert int(re.findall(r"^total +(\d+)$", said, re.MULTILINE)[0]) > 10000
+
+
+def test_out_of_memory(project, starving):
+    code, said = finish(starving)
+    assert code == 0, said
     if not Path("/sys/fs/cgroup/memory").is_dir():
         pytest.skip("this machine has no memory cgroup of version 1: its SLURM cannot limit a job's memory")
-    profile = changed_profile('"8192 * min(attempt, 2)"', '"150 if attempt == 1 else 1024"')
-    project.run(adapter_of("memory"), profile=profile)
     first, second = project.jobs("rule_train_lora_wildcards_memory")
     assert "OUT_OF_MEMORY" in output_of("sacct", "-n", "-P", "-o", "State", "-j", first["JobIDRaw"])
     assert (first["State"], second["State"]) == ("FAILED", "COMPLETED")
@@ -206,7 +218,7 @@ def test_killed_snakemake(project, chain, start):
     """Its job goes on; it is not done twice, neither while it runs nor afterwards."""
     process = start(adapter_of("killed"))
     log = "logs/train_lora/killed/fold0-seed0.log"
-    project.wait_for_log(log, "of 60 steps")
+    project.wait_for_log(log, "of 40 steps")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     (job,) = project.jobs("rule_train_lora_wildcards_killed")
@@ -230,7 +242,7 @@ def test_killed_snakemake(project, chain, start):
     assert f"seed0/training: SLURM job {number} on " in by_hand.stderr and f"scancel {number}" in by_hand.stderr
 
     wait_until(lambda: not in_queue(), 120, "the end of the training that goes on")
-    assert "of 60 steps" in project.read(log)
+    assert "of 40 steps" in project.read(log)
     assert "Nothing to be done" in project.run(adapter_of("killed"))
     assert attempts(project, "killed") == [0] and len(project.jobs("rule_train_lora_wildcards_killed")) == 1
 
@@ -270,12 +282,3 @@ def test_job_that_slurm_does_not_take(project, chain, start, changed_profile):
     assert code == 1 and "invalid partition specified: l40" in said
     told = "pack_model (model=tiny): SLURM did not take the job. See sbatch's error message above."
     assert told in said.splitlines()
-
-
-def test_ten_thousand_jobs_are_planned(project, chain):
-    """In how many seconds, benchmarks/dag.py tells."""
-    (project.directory / "many.yaml").write_text(
-        json.dumps({"targets": ["lora"], "runs": {"lora": {"folds": list(range(10)), "seeds": list(range(334))}}})
-    )
-    said = project.run("--dry-run", "--quiet", "rules", config=("cluster.yaml", "many.yaml"))
-    assert int(re.findall(r"^total +(\d+)$", said, re.MULTILINE)[0]) > 10000
