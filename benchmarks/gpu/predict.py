@@ -47,8 +47,16 @@ def main():
     parser.add_argument("--snapshot", required=True, type=Path)
     parser.add_argument("--base", required=True, type=Path)
     parser.add_argument("--test", required=True, type=Path)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64])
     args = parser.parse_args()
+
+    def show(name, seconds):
+        print(f"{name:60} {seconds:8.1f} s {tutorials / seconds:6.1f} x", flush=True)
+
+    command = [sys.executable, Path(__file__).with_name("hugging_face.py"), "predict", "--snapshot", args.snapshot]
+    command += ["--jsonl", args.test, "--new-tokens", TOKENS, "--sizes", *args.batch_sizes]
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)  # may run out of memory at a size
+    peers = list(map(json.loads, done.stdout.splitlines()))
 
     paths = {"base": str(args.base), "test": str(args.test), "adapter": None, "index_dir": "/tmp/index"}
     config = load_config("predict.yaml", SETTINGS | paths)
@@ -57,9 +65,12 @@ def main():
     from predictor import Predictor
 
     model, prompts = load_model(config), [row["input"].strip(" ") for row in read_jsonl(args.test)]
-    n, rows = len(prompts), []
-    each = nemo_at_batch_1(model, prompts[:: n // FEW][:FEW])
-    rows.append((f"NeMo, batch 1 ({FEW} items, scaled)", each * n))
+    n = len(prompts)
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {n} items, {TOKENS} tokens")
+    tutorials = nemo_at_batch_1(model, prompts[:: n // FEW][:FEW]) * n
+    show(f"NeMo, batch 1 ({FEW} items, scaled)", tutorials)
+    for found in peers:
+        show(f"transformers, batch {found['batch_size']}: {found['peak_gb']:.1f} GB", found["seconds"])
 
     ids = [model.tokenizer.text_to_ids(prompt) for prompt in prompts]
     ids.sort(key=len, reverse=True)
@@ -69,21 +80,9 @@ def main():
         torch.cuda.reset_peak_memory_stats()
         start = time.monotonic()
         found = [pair for i in range(0, n, size) for pair in predictor.predict(ids[i : i + size])]
-        seconds = time.monotonic() - start
-        steps = max(len(text) for text, _ in found)
-        peak = torch.cuda.max_memory_allocated() / 1e9
-        rows.append((f"predict.py, batch {size}: {peak:.1f} GB, texts of up to {steps} tokens", seconds))
-    del model, predictor
-    torch.cuda.empty_cache()
-
-    command = [sys.executable, Path(__file__).with_name("hugging_face.py"), "predict", "--snapshot", args.snapshot]
-    command += ["--jsonl", args.test, "--new-tokens", str(TOKENS), "--sizes", *map(str, args.batch_sizes)]
-    for line in subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines():
-        found = json.loads(line)
-        rows.append((f"transformers, batch {found['batch_size']}: {found['peak_gb']:.1f} GB", found["seconds"]))
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {n} items, {TOKENS} tokens")
-    for name, seconds in rows:
-        print(f"{name:60} {seconds:8.1f} s {rows[0][1] / seconds:6.1f} x")
+        seconds, peak = time.monotonic() - start, torch.cuda.max_memory_allocated() / 1e9
+        longest = max(len(text) for text, _ in found)
+        show(f"predict.py, batch {size}: {peak:.1f} GB, texts of up to {longest} tokens", seconds)
 
 
 if __name__ == "__main__":

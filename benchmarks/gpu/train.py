@@ -80,7 +80,7 @@ def main():
         print("  from the start, s:", ", ".join(f"{stage} {end:.1f}" for stage, end in ends.items()))
     command = [sys.executable, Path(__file__).with_name("hugging_face.py"), "train", "--snapshot", args.snapshot]
     command += ["--jsonl", args.data / "train.jsonl", "--steps", args.steps, "--sizes", *args.micro_batch_sizes]
-    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)  # may run out of memory at a size
     for found in map(json.loads, done.stdout.splitlines()):
         values = (found[key] for key in ("micro_batch_size", "seconds", "tokens_per_second", "peak_gb"))
         show("transformers", *values)
