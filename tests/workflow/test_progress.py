@@ -34,7 +34,7 @@ def test_training_and_prediction(chain, tmp_path):
     base = "--accelerator", "cpu", "--base", chain / "results/base/tiny"
     settings = read_json(run / "adapter.provenance.json")["settings"]
     seed = settings.pop("seed")
-    files = "--train", data / "fold0/train.jsonl", "--val", data / "fold0/val.jsonl"
+    files = "--train", data / "fold0/train-maybe2.jsonl", "--val", data / "fold0/val.jsonl"
     work = (
         "--seed",
         seed,
