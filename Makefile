@@ -19,7 +19,7 @@ test-generations: .venv/installed .venv-2.0.0rc0/installed
 	python -m pytest tests/generations
 
 test-cluster: .venv/installed
-	@echo "Starts a SLURM on this machine, Debian 12, as root; installs it and Apptainer where they lack. About 17 minutes,"
+	@echo "Starts a SLURM on this machine, Debian 12, as root; installs it and Apptainer where they lack. About 14 minutes,"
 	@echo "8 GB of disk."
 	python -m pytest tests/cluster -m "not long"
 
