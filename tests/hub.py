@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager, suppress
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_ThisIsTheTokenOfTheTest"
 
 
 @contextmanager

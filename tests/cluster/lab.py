@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 from helpers import copy_workflow
+from hub import TOKEN
 
 HERE = Path(__file__).parent
 LAB = Path(os.environ.get("LAB", "/opt/cluster-lab"))
 USER = "researcher"
 HOME = Path("/home", USER)
-TOKEN = "hf_ThisIsTheTokenOfTheTest"
 POLLING = ["--slurm-init-seconds-before-status-checks", "8"]  # then 18 s later, then 28 s, anew after each success
 FIELDS = ("JobIDRaw", "State", "AllocTRES", "NNodes", "ReqMem", "SubmitLine")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from files import read_json, sha256
 from helpers import SCRIPTS, copy_workflow, environment, run_script
-from hub import COMMIT, serve_hub
+from hub import COMMIT, TOKEN, serve_hub
 
 FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 5000, "tokenizer.model": b"spm"}
 LARGE = FILES | {"model.safetensors": bytes(range(256)) * 100_000}  # huggingface_hub writes 10 MiB at a time
@@ -181,7 +181,6 @@ def test_offline_from_what_is_there(tmp_path):
 
 def test_token_is_nowhere(tmp_path):
     """The model is gated: the download had the token. No file of the run and no command line has it."""
-    token = "hf_ThisIsTheTokenOfTheTest"
     run = tmp_path / "run"
     run.mkdir()
     copy_workflow(run)
@@ -189,8 +188,8 @@ def test_token_is_nowhere(tmp_path):
     target = "resources/hf/mistral-7b/manifest.json"
     snakemake = ["snakemake", target, "--configfile", "hub.yaml", "--cores", "1", "--verbose"]
     faults = [("GET", "model.safetensors", "slow")]
-    with serve_hub("org/model", COMMIT, FILES, gated=token, faults=faults) as (endpoint, _):
-        env, command_lines = environment(HF_ENDPOINT=endpoint, HF_TOKEN=token), set()
+    with serve_hub("org/model", COMMIT, FILES, gated=TOKEN, faults=faults) as (endpoint, _):
+        env, command_lines = environment(HF_ENDPOINT=endpoint, HF_TOKEN=TOKEN), set()
         with open(run / "said", "w") as said:
             process = subprocess.Popen(snakemake, cwd=run, env=env, stdout=said, stderr=said)
             while process.poll() is None:
@@ -206,5 +205,5 @@ def test_token_is_nowhere(tmp_path):
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"report.html", "mistral-7b.log"} <= {file.name for file in files}
     assert any(".snakemake/metadata" in str(file) for file in files)
-    assert not [line for line in command_lines if token.encode() in line]
-    assert not [file for file in files if token.encode() in file.read_bytes()]
+    assert not [line for line in command_lines if TOKEN.encode() in line]
+    assert not [file for file in files if TOKEN.encode() in file.read_bytes()]

@@ -48,6 +48,10 @@ MISTAKES = {
     "{targets: [base], runs: {chosen: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}}": (
         "mine.yaml: runs.chosen.choose: lora and chosen differ in tensor_model_parallel_size, in which they must agree"
     ),
+    "{targets: [base], runs: {lora: {tensor_model_parallel_size: 4},"
+    " chosen: {model: mistral-7b, dataset: pubmedqa, choose: [lora, tutorial]}}}": (
+        "mine.yaml: runs.chosen.choose: tutorial and chosen differ in label, in which they must agree"
+    ),
     "{targets: [base], runs: {lora: {choose: [lora, tutorial]}}}": "runs.lora.choose: stands beside train:",
     "datasets: {x: {simulate: 1, directory: d}}": "datasets.x: has simulate, directory; it needs revision or directory",
 }
