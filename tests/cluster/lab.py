@@ -58,12 +58,12 @@ class Project:
     def own(self):
         subprocess.run(["chown", "-R", f"{USER}:{USER}", self.directory], check=True)
 
-    def start(self, *arguments, profile="profiles/nig-slurm", config=("cluster.yaml",)):
+    def start(self, *arguments, profile="profiles/nig-slurm", config=("cluster.yaml",), polling=POLLING):
         """Starts Snakemake as the user; the token is in its environment."""
         variables = {"HOME": HOME, "USER": USER, "LANG": "C.UTF-8", "HF_ENDPOINT": self.endpoint, "HF_TOKEN": TOKEN}
         variables["PATH"] = f"{LAB}/env/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         command = ["snakemake", *map(str, arguments), "--configfile", *config]
-        command += ["--profile", profile, *POLLING] if profile else ["--cores", "all"]
+        command += ["--profile", profile, *polling] if profile else ["--cores", "all"]
         said = tempfile.TemporaryFile("w+")  # noqa: SIM115, as a pipe that nobody reads would hold Snakemake up
         options = {"user": USER, "group": USER, "extra_groups": [], "start_new_session": True}
         options |= {"stdout": said, "stderr": subprocess.STDOUT, "preexec_fn": heed_interrupts}
