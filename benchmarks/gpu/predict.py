@@ -42,12 +42,23 @@ def nemo_at_batch_1(model, prompts):
     return (time.monotonic() - start) / len(prompts)
 
 
+def predict(predictor, ids, size):
+    """([(text, scores), …], seconds, peak GB)"""
+    import torch
+
+    predictor.predict(ids[:size])  # to warm up
+    torch.cuda.reset_peak_memory_stats()
+    start = time.monotonic()
+    found = [pair for i in range(0, len(ids), size) for pair in predictor.predict(ids[i : i + size])]
+    return found, time.monotonic() - start, torch.cuda.max_memory_allocated() / 1e9
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--snapshot", required=True, type=Path)
     parser.add_argument("--base", required=True, type=Path)
     parser.add_argument("--test", required=True, type=Path)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128])
     args = parser.parse_args()
 
     def show(name, seconds):
@@ -76,13 +87,15 @@ def main():
     ids.sort(key=len, reverse=True)
     predictor = Predictor(model, {label: model.tokenizer.text_to_ids(label) for label in LABELS}, TOKENS)
     for size in args.batch_sizes:
-        predictor.predict(ids[:size])  # to warm up
-        torch.cuda.reset_peak_memory_stats()
-        start = time.monotonic()
-        found = [pair for i in range(0, n, size) for pair in predictor.predict(ids[i : i + size])]
-        seconds, peak = time.monotonic() - start, torch.cuda.max_memory_allocated() / 1e9
-        longest = max(len(text) for text, _ in found)
-        show(f"predict.py, batch {size}: {peak:.1f} GB, texts of up to {longest} tokens", seconds)
+        found, seconds, peak = predict(predictor, ids, size)
+        tokens = sum(len(text) for text, _ in found) / n
+        show(f"predict.py, batch {size}: {peak:.1f} GB, texts of {tokens:.0f} tokens", seconds)
+    predictor.graphs = False
+    expected, seconds, peak = predict(predictor, ids, size)
+    show(f"predict.py, batch {size}: {peak:.1f} GB, without CUDA graphs", seconds)
+    texts = sum(text != other for (text, _), (other, _) in zip(found, expected))
+    scores = max(abs(ours[label] - other[label]) for (_, ours), (_, other) in zip(found, expected) for label in LABELS)
+    print(f"with and without graphs {texts} texts differ, scores by {scores:.1e} at most")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Training that is killed and started again ends with the very bytes of an undisturbed training."""
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 
 import pytest
-from files import read_json
+import torch
+from files import read_json, read_jsonl, write_jsonl
 from helpers import SCRIPTS, environment
 from resume import fingerprint, prepare
 
@@ -86,6 +89,26 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     assert read_json(inputs / "adapter.provenance.json")["validation_loss"] == loss
     assert read_json(inputs / "adapter.provenance.json")["curve"] == curve
     (inputs / "adapter.nemo").unlink()
+
+
+def test_the_best_checkpoint_wins_though_training_goes_on(inputs):
+    items = [item | {"output": "the"} for item in read_jsonl(inputs / "val.jsonl")]  # an answer that it unlearns
+    write_jsonl(inputs / "val.jsonl", items)
+    for words in ("starts", f"continues after step {STEPS}"):
+        output = finish(start(inputs, 2, lr=0.1))
+        assert f"train_lora: {words}" in output
+        provenance = read_json(inputs / "adapter.provenance.json")
+        losses = {step["step"]: step["validation_loss"] for step in provenance["curve"] if "validation_loss" in step}
+        best = min(losses, key=losses.get)
+        assert best < STEPS and provenance["validation_loss"] == losses[best]
+        for rank in ("mp_rank_00", "mp_rank_01"):
+            (file,) = (inputs / "work/checkpoints" / rank).glob(f"*-step={best}-consumed_samples={best * 4}.0.ckpt")
+            saved = torch.load(file, weights_only=False)["state_dict"]
+            with tarfile.open(inputs / "adapter.nemo") as adapter:
+                content = adapter.extractfile(f"./{rank}/model_weights.ckpt").read()
+            weights = torch.load(io.BytesIO(content))
+            assert weights.keys() == saved.keys() and all(weights[name].equal(saved[name]) for name in weights)
+        (inputs / "adapter.nemo").unlink()
 
 
 def checkpoint(path, whole=True):

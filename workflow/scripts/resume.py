@@ -105,6 +105,11 @@ def make_exact(trainer, max_steps, seed):
             torch.manual_seed(step_seed)
             tensor_parallel.model_parallel_cuda_manual_seed(step_seed)
 
+        def on_train_end(self, trainer, model):
+            # asked before NeMo goes back to the best checkpoint, whose step is the trainer's from then on
+            if trainer.global_step < max_steps:
+                exit_all(f"NeMo stopped at step {trainer.global_step} of {max_steps}: run again to continue.")
+
     trainer.callbacks.append(Exact())
 
 

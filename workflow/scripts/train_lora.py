@@ -20,7 +20,6 @@ from lock import hold
 from nemo_setup import (
     describe_machine,
     end_distributed,
-    exit_all,
     load_config,
     on_first_rank,
     prepare_nemo,
@@ -105,8 +104,6 @@ def train(config, end):
         refuse_long_prompts(model.tokenizer, file, config.settings.max_seq_length - 16)  # answer and end
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
     trainer.fit(model)
-    if trainer.global_step < config.trainer.max_steps:
-        exit_all(f"NeMo stopped at step {trainer.global_step} of {config.trainer.max_steps}: run again to continue.")
     adapter = Path(config.exp_manager.explicit_log_dir, "checkpoints", f"{config.name}.nemo")
     trainer.strategy.barrier()
     if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
