@@ -83,3 +83,17 @@ def test_twenty_trainings_at_once(project):
         jobs = project.jobs(f"rule_{rule}_", after=last)
         assert len(jobs) == 20 and {job["State"] for job in jobs} == {"COMPLETED"}
     assert not in_queue()
+
+
+def test_broken_image(project, start):
+    """Apptainer cannot open it: the sentence names the log with its complaint."""
+    (project.directory / "broken_1.0.sif").write_text("no image")
+    (project.directory / "broken.yaml").write_text(json.dumps({"image": "broken_1.0.sif"}))
+    last = project.last_job()
+    files = ("cluster.yaml", "broken.yaml")
+    code, said = finish(start(ADAPTER, "--forcerun", "train_lora", "--retries", "0", config=files), 300)
+    (job,) = project.jobs("rule_train_lora", after=last)
+    slurm_log = f"{project.directory}/logs/slurm/rule_train_lora/killed_0_0/{job['JobIDRaw']}.log"
+    told = f"train_lora (run=killed, fold=0, seed=0): SLURM job {job['JobIDRaw']} ended as FAILED. See {slurm_log}"
+    assert code == 1 and f"{told} and then {LOG}." in said.splitlines(), said
+    assert "FATAL" in project.read(slurm_log) and "broken_1.0.sif" in project.read(slurm_log)

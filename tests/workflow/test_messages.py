@@ -137,12 +137,10 @@ def test_missing_image(workflow, tmp_path, monkeypatch):
         apptainer.write_text("#!/bin/sh\necho apptainer version 1.4.5\n")
         apptainer.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    (workflow / "mine.yaml").write_text("image: gone_1.0.sif")
+    (workflow / "mine.yaml").write_text("image: gone_25.02.sif")
     lines = said(workflow, "--configfile", "mine.yaml", "--sdm", "apptainer")
-    words = (
-        "mine.yaml: image: there is no gone_1.0.sif; get it: apptainer pull gone_1.0.sif docker://nvcr.io/nvidia/nemo"
-    )
-    assert len(lines) == 1 and words in lines[0], lines
+    pull = "apptainer pull gone_25.02.sif docker://nvcr.io/nvidia/nemo:25.02"
+    assert lines == [f"mine.yaml: image: there is no gone_25.02.sif; get it: {pull}"]
 
 
 def test_tensor_parallelism_that_divides_no_heads(workflow, tmp_path):

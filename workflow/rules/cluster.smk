@@ -49,7 +49,7 @@ def explain_failures(logs):
         elif workflow.local_exec or job.is_local:
             happened = f"failed. See {', '.join(job.log)}."
         else:
-            happened = "SLURM did not take the job. See sbatch's error message above."
+            happened = f"SLURM did not take the job. See sbatch's error message above, or in {logs[0]}."
         print(f"{name}: {happened}", file=sys.stderr)
 
 

@@ -38,7 +38,9 @@ def check_machine(jobs):
         if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method:
             refuse(["image"], f"{image} is only used with --sdm apptainer; add that, or set image: null to do without")
         if "://" not in image and not Path(image).is_file():
-            refuse(["image"], f"there is no {image}; get it: apptainer pull {image} docker://nvcr.io/nvidia/nemo:24.03")
+            version = (re.findall(r"\d\d\.\d\d", image) or ["24.03"])[-1]
+            source = f"docker://nvcr.io/nvidia/nemo:{version}"
+            refuse(["image"], f"there is no {image}; get it: apptainer pull {image} {source}")
         if "://" not in image:
             os.environ.update(IMAGE_SHA256=checksum(image))  # for the jobs' provenance.json
     if config["accelerator"] == "gpu" and workflow.local_exec:
