@@ -91,6 +91,14 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     (inputs / "adapter.nemo").unlink()
 
 
+def test_a_training_that_nemo_stops_is_not_taken_for_done(inputs):
+    for _ in range(2):  # it has no checkpoint, or it goes on from one
+        stopped = start(inputs, 1, nemo=["+exp_manager.max_time_per_run=00:00:00:00"])
+        output = stopped.communicate()[0]
+        assert stopped.returncode != 0 and f"of {STEPS}: run again to continue." in output, output
+        assert not (inputs / "adapter.nemo").exists()
+
+
 def test_the_best_checkpoint_wins_though_training_goes_on(inputs):
     items = [item | {"output": "the"} for item in read_jsonl(inputs / "val.jsonl")]  # an answer that it unlearns
     write_jsonl(inputs / "val.jsonl", items)

@@ -45,7 +45,7 @@ class Predictor:
 
     Megatron's model reads on from one position, the same in all rows. So its attention is exchanged, and it is told
     each row's own rotary angles; only the last token's words are computed. On a GPU the launches of a step, which would
-    take four times as long as its arithmetic, are recorded once a batch as a CUDA graph.
+    take longer than its arithmetic, are recorded once a batch as a CUDA graph.
     """
 
     def __init__(self, model, labels, tokens_to_generate):
@@ -103,12 +103,14 @@ class Predictor:
         self.tokens.copy_(tokens)
         self.positions.copy_(positions)
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
+            self.graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
             try:
                 with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # NCCL's own thread goes on
                     self.following = self.read_tokens()
             except RuntimeError as error:  # a layer that waits for the GPU, in an image with other layers than ours
-                say("predict", f"no CUDA graph, so each token's launches take longer: {error}".splitlines()[0])
+                torch.cuda.set_stream(stream)  # which a capture that fails does not
+                why = str(error.__context__ or error).splitlines()[0]
+                say("predict", f"no CUDA graph, so each token's launches take longer: {why}")
                 self.graphs = False
                 return self.read_tokens()
         self.graph.replay()

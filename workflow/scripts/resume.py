@@ -68,8 +68,14 @@ def prepare(work_dir, ranks, fingerprint):
     return newest[0]
 
 
+def refuse_unfinished(trainer):
+    """NeMo may end a training early without an error, as by exp_manager.max_time_per_run."""
+    if trainer.global_step < trainer.max_steps:
+        exit_all(f"NeMo stopped at step {trainer.global_step} of {trainer.max_steps}: run again to continue.")
+
+
 def make_exact(trainer, max_steps, seed):
-    """Patches NeMo and adds a callback, so that a continued training does what an undisturbed one does."""
+    """Patches NeMo and adds a callback: a continued training does what an undisturbed one does, to its last step."""
     import random
 
     import numpy
@@ -106,9 +112,7 @@ def make_exact(trainer, max_steps, seed):
             tensor_parallel.model_parallel_cuda_manual_seed(step_seed)
 
         def on_train_end(self, trainer, model):
-            # asked before NeMo goes back to the best checkpoint, whose step is the trainer's from then on
-            if trainer.global_step < max_steps:
-                exit_all(f"NeMo stopped at step {trainer.global_step} of {max_steps}: run again to continue.")
+            refuse_unfinished(trainer)  # NeMo's own goes back to the best checkpoint, and the trainer's step with it
 
     trainer.callbacks.append(Exact())
 

@@ -31,7 +31,7 @@ from nemo_setup import (
 from omegaconf import OmegaConf
 from progress import say, show_progress
 from provenance import START, record
-from resume import fingerprint, make_exact, prepare, stop_in_time
+from resume import fingerprint, make_exact, prepare, refuse_unfinished, stop_in_time
 
 START_UP = 1  # minutes, at most, between the start of a job with a time limit and that of this process
 NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
@@ -107,6 +107,7 @@ def train(config, end):
     adapter = Path(config.exp_manager.explicit_log_dir, "checkpoints", f"{config.name}.nemo")
     trainer.strategy.barrier()
     if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
+        refuse_unfinished(trainer)
         trainer.checkpoint_callback.on_train_end(trainer, model)
     return adapter, shown and {
         "validation_loss": float(trainer.checkpoint_callback.best_model_score),  # the adapter's, the lowest
