@@ -275,6 +275,16 @@ def test_failure_is_told_in_one_sentence(project, chain, start):
     assert code == 1
 
 
+def test_missing_image_is_said_before_any_job(project, chain, start):
+    (project.directory / "gone.yaml").write_text("image: gone_25.02.sif")
+    last = project.last_job()
+    files = ("cluster.yaml", "gone.yaml")
+    code, said = finish(start(adapter_of("killed"), "--forcerun", "convert_model", config=files, polling=()), 60)
+    pull = "apptainer pull gone_25.02.sif docker://nvcr.io/nvidia/nemo:25.02"
+    assert said.splitlines()[-1] == f"gone.yaml: image: there is no gone_25.02.sif; get it: {pull}"
+    assert code == 1 and not project.jobs(after=last)
+
+
 def test_job_that_slurm_does_not_take(project, chain, start, changed_profile):
     profile = changed_profile(
         "  slurm_partition: l40s\n  slurm_account: l40s #", "  slurm_partition: l40\n  slurm_account: l40s #"
