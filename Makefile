@@ -6,10 +6,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: demo test test-generations test-cluster test-cluster-long lint docs
 
 demo: .venv/installed
-	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 8 minutes on 2 cores,"
+	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 6 minutes on 2 cores,"
 	@echo "4 GB of memory, 0.6 GB of disk; nothing more is fetched."
 	snakemake --configfile config/demo.yaml --cores all
 	@echo; cat demo/logs/compare_runs.log
+	@echo "Of simulated reports: the published figures are of PubMedQA."
 	@echo; echo "The report, for a browser: demo/results/report.html   the table: demo/results/accuracy.tsv   logs: demo/logs/"
 
 test: .venv/installed lint

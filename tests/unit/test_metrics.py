@@ -11,7 +11,7 @@ from evaluate import evaluate
 from files import read_json, write_json
 from helpers import ROOT, run_script
 from metrics import LABELS, calibration, figures, mean_macro_f1, score
-from scipy.stats import binom, binomtest, chi2
+from scipy.stats import binom, binomtest, chi2, norm
 from sklearn.metrics import f1_score
 from split_folds import split
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
@@ -100,11 +100,19 @@ def test_comparison():
     right, other = [1.0] * 9 + [0.0] * 3, [0.0] * 8 + [1.0] * 2 + [0.0] * 2
     single = compare(right, other, single=True)
     assert single["p"] == pytest.approx(20 / 512) and single["difference"] == pytest.approx(7 / 12)
-    # better on 3 of 10 items: a resample without them has no difference
+    # better on 3 of 10 items: 2 of the 2**3 signs lie as far from 0
     several = compare([1.0] * 8 + [0.0] * 2, [0.0] * 3 + [1.0] * 5 + [0.0] * 2, single=False)
-    assert several["p"] == pytest.approx(2 * 0.7**10, abs=0.01)
+    assert several["p"] == 2 / 8
     assert several["interval"] == [0.0, binom.ppf(0.975, 10, 0.3) / 10]
     assert compare(right, right, single=False)["p"] == 1.0
+    # of one answer an item it is McNemar's test; of halves, 1.5 of 0.5, 0.5, 0.5: 2 of the 2**3 signs
+    assert compare(right, other, single=False)["p"] == pytest.approx(single["p"])
+    assert compare([0.5, 0.5, 0.5, 0.0], [0.0] * 4, single=False)["p"] == 2 / 8
+    # many items: the signs' mean is nearly normal
+    rng = np.random.default_rng(0)
+    one, two = rng.integers(0, 4, (2, 500)) / 3
+    z = (one - two).sum() / np.sqrt(((one - two) ** 2).sum())
+    assert compare(one, two, single=False)["p"] == pytest.approx(2 * norm.sf(abs(z)), abs=0.03)
 
 
 @pytest.fixture
@@ -229,7 +237,7 @@ def test_table(data, tmp_path):
     # best is right alone on two items, base on none: 2 * (1/2)**2
     assert table.loc["best", "p_base"] == 0.5 and table.loc["base", "p_majority"] == 1.0
     tests = {(pair["run"], pair["other"]): pair for pair in all_of_it["comparisons"]}
-    assert len(tests) == 10 and tests["best", "lora"]["test"] == "paired bootstrap"
+    assert len(tests) == 10 and tests["best", "lora"]["test"] == "paired permutation"
     assert tests["lora (ensemble)", "base"]["test"] == "exact McNemar"
     ordered = sorted(all_of_it["comparisons"], key=lambda pair: pair["p"])
     holm = np.maximum.accumulate([pair["p"] * (10 - place) for place, pair in enumerate(ordered)]).clip(max=1)

@@ -119,7 +119,7 @@ def test_failed_job(workflow):
 
 
 MACHINE = {
-    "image: there_1.0.sif": "mine.yaml: image: there_1.0.sif is only used with --sdm apptainer; add that, or set image",
+    "image: there_1.0.sif": "mine.yaml: image: there_1.0.sif is only used with --sdm apptainer, as by a --profile",
     "{image: null, runs: {base: {devices: 1024}}}": "mine.yaml: runs.base.devices: 1024, but this machine has",
 }
 

@@ -36,7 +36,7 @@ def check_machine(jobs):
     """Ends where the image or the GPUs for these jobs are not there."""
     if image := config["image"]:
         if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method:
-            refuse(["image"], f"{image} is only used with --sdm apptainer; add that, or set image: null to do without")
+            refuse(["image"], f"{image} is only used with --sdm apptainer, as by a --profile; or set image: null to do without")
         if "://" not in image and not Path(image).is_file():
             version = (re.findall(r"\d\d\.\d\d", image) or ["24.03"])[-1]
             source = f"docker://nvcr.io/nvidia/nemo:{version}"
@@ -47,5 +47,6 @@ def check_machine(jobs):
         runs = [job.wildcards.run for job in jobs if job.rule.name != "verify_model"]
         run = max(runs, key=lambda run: config["runs"][run]["devices"], default=None)
         if run and (devices := config["runs"][run]["devices"]) > (gpus := gpus_here()):
-            problem = f"{devices}, but this machine has {gpus} GPUs; run on a cluster (--profile) or set fewer"
+            fewer = "set fewer" if gpus else "set accelerator: cpu, for a small model"
+            problem = f"{devices}, but this machine has {gpus} GPUs; run on a cluster (--profile), or {fewer}"
             refuse(["runs", run, "devices"], problem)

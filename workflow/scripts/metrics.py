@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, 
 from sklearn.metrics import precision_recall_fscore_support as precision_recall_f1
 from statsmodels.stats.proportion import proportion_confint
 
-RESAMPLES, SEED = 9999, 0  # of every bootstrap
+RESAMPLES, SEED = 9999, 0  # of every bootstrap and permutation test
 BINS = 10  # of the reliability diagram
 
 
