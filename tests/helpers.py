@@ -1,11 +1,13 @@
 """How the tests run the workflow and its scripts."""
 
 import contextlib
+import io
 import os
 import pty
 import shutil
 import subprocess
 import sys
+import tarfile
 import termios
 from pathlib import Path
 
@@ -46,6 +48,15 @@ def torchrun(script, *arguments, processes=1):
     command = ["torchrun", "--standalone", "--nproc-per-node", str(processes), script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def adapter_weights(file, rank="."):
+    """{name: tensor} of an adapter; rank: "mp_rank_00", … of one with tensor parallelism."""
+    import torch
+
+    with tarfile.open(file) as adapter:
+        (name,) = (name for name in adapter.getnames() if name.endswith(f"{rank}/model_weights.ckpt"))
+        return torch.load(io.BytesIO(adapter.extractfile(name).read()))
 
 
 def copy_workflow(directory):

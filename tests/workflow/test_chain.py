@@ -1,6 +1,5 @@
 """What the whole chain made of a tiny random Mistral: tests/chain.yaml."""
 
-import io
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import pytest
 import torch
 import yaml
 from files import read_json, read_jsonl, sha256
-from helpers import SCRIPTS, environment, run_script, snakemake, torchrun
+from helpers import SCRIPTS, adapter_weights, environment, run_script, snakemake, torchrun
 from pubmedqa import LABELS
 
 BASES = ["base", "base-tp2", "base-tp4", "base-dp2-tp2"]
@@ -152,9 +151,7 @@ def test_losses_are_the_same_with_tensor_and_data_parallelism(chain):
 
 def output_weights(chain, run):
     """Of the adapter's second matrices, which training alone moves from zero, as one vector."""
-    with tarfile.open(chain / f"results/runs/{run}/fold0/seed0/adapter.nemo") as adapter:
-        (name,) = (name for name in adapter.getnames() if name.endswith(".ckpt"))
-        weights = torch.load(io.BytesIO(adapter.extractfile(name).read()))
+    weights = adapter_weights(chain / f"results/runs/{run}/fold0/seed0/adapter.nemo")
     return torch.cat([weights[name].float().flatten() for name in sorted(weights) if "linear_out" in name])
 
 

@@ -1,18 +1,16 @@
 """Training that is killed and started again ends with the very bytes of an undisturbed training."""
 
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
-import tarfile
 import time
 
 import pytest
 import torch
 from files import read_json, read_jsonl, write_jsonl
-from helpers import SCRIPTS, environment
+from helpers import SCRIPTS, adapter_weights, environment
 from resume import fingerprint, prepare
 
 STEPS = 8
@@ -112,9 +110,7 @@ def test_the_best_checkpoint_wins_though_training_goes_on(inputs):
         for rank in ("mp_rank_00", "mp_rank_01"):
             (file,) = (inputs / "work/checkpoints" / rank).glob(f"*-step={best}-consumed_samples={best * 4}.0.ckpt")
             saved = torch.load(file, weights_only=False)["state_dict"]
-            with tarfile.open(inputs / "adapter.nemo") as adapter:
-                content = adapter.extractfile(f"./{rank}/model_weights.ckpt").read()
-            weights = torch.load(io.BytesIO(content))
+            weights = adapter_weights(inputs / "adapter.nemo", rank)
             assert weights.keys() == saved.keys() and all(weights[name].equal(saved[name]) for name in weights)
         (inputs / "adapter.nemo").unlink()
 

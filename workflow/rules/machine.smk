@@ -36,7 +36,8 @@ def check_machine(jobs):
     """Ends where the image or the GPUs for these jobs are not there."""
     if image := config["image"]:
         if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method:
-            refuse(["image"], f"{image} is only used with --sdm apptainer, as by a --profile; or set image: null to do without")
+            problem = "is only used with --sdm apptainer, as by a --profile; or set image: null to do without"
+            refuse(["image"], f"{image} {problem}")
         if "://" not in image and not Path(image).is_file():
             version = (re.findall(r"\d\d\.\d\d", image) or ["24.03"])[-1]
             source = f"docker://nvcr.io/nvidia/nemo:{version}"

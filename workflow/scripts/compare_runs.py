@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 import yaml
 from files import read_json, replacing, write_json
-from metrics import RESAMPLES, SEED, calibration, correctness, figures, interval, resample
+from metrics import RESAMPLES, SEED, calibration, correctness, figures, interval, resample, sign_flip_test
 from pubmedqa import LABELS
-from scipy.stats import binomtest, chi2_contingency, permutation_test
+from scipy.stats import binomtest, chi2_contingency
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -41,17 +41,6 @@ def mcnemar(won, lost):
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
-def exchange(difference):
-    """Two-sided p-value of the mean of items' differences, whose signs are flipped at random; exact for a few items.
-
-    Not by the bootstrap, whose p is far too small where few items differ: 0.006 for 6 that all favour one run, where
-    no sign test can have less than 2 / 2**6.
-    """
-    differing = difference[difference.round(12) != 0]  # thirds that cancel out but for rounding are none
-    options = {"permutation_type": "samples", "n_resamples": RESAMPLES, "rng": SEED, "vectorized": True}
-    return float(permutation_test((differing,), np.mean, **options).pvalue) if len(differing) > 1 else 1.0
-
-
 def compare(right, other, single):
     """right, other: two runs' correctness by item; single: both give one answer an item."""
     difference = np.subtract(right, other)
@@ -59,7 +48,7 @@ def compare(right, other, single):
     if single:
         test, p = "exact McNemar", mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
     else:
-        test, p = "paired permutation", exchange(difference)
+        test, p = "paired permutation", sign_flip_test(difference)
     return {"difference": float(difference.mean()), "interval": interval(resampled), "test": test, "p": p}
 
 

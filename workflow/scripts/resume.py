@@ -74,7 +74,7 @@ def refuse_unfinished(trainer):
         exit_all(f"NeMo stopped at step {trainer.global_step} of {trainer.max_steps}: run again to continue.")
 
 
-def make_exact(trainer, max_steps, seed):
+def make_exact(trainer, seed):
     """Patches NeMo and adds a callback: a continued training does what an undisturbed one does, to its last step."""
     import random
 
@@ -91,7 +91,7 @@ def make_exact(trainer, max_steps, seed):
         seen, self.consumed_samples = self.consumed_samples, 0
         length = length_left(self)
         self.consumed_samples = seen
-        return min(length, max_steps) if self.drop_last else length
+        return min(length, trainer.max_steps) if self.drop_last else length
 
     BaseMegatronBatchSampler.__len__ = full_length
 

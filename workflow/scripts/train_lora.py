@@ -88,7 +88,7 @@ def train(config, end):
     precision = config.trainer.precision
     trainer = MegatronLMPPTrainerBuilder(config).create_trainer()
     config.trainer.precision = precision  # older builders leave None there
-    make_exact(trainer, config.trainer.max_steps, config.model.seed)
+    make_exact(trainer, config.model.seed)
     shown = show_progress(trainer)
     stop_in_time(trainer, end, config.trainer.val_check_interval)
     known = ExpManagerConfig.__dataclass_fields__  # not every generation has every key
