@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
-from pubmedqa import prompt
-from snapshot import Snapshot
+from common.pubmedqa import prompt
+from model_formats.snapshot import Snapshot
 
 CONFIG = {
     "architectures": ["MistralForCausalLM"],

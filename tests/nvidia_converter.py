@@ -7,9 +7,9 @@ torchrun --standalone --nproc-per-node 1 nvidia_converter.py SNAPSHOT BASE OUTPU
 
 import sys
 
-import nemo_cpu
+from nemo_image import cpu
 
-nemo_cpu.install()
+cpu.install()
 
 import torch
 from nemo.collections.nlp.models.language_modeling.megatron_gpt_model import MegatronGPTModel

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from pubmedqa import prompt
+from common.pubmedqa import prompt
 from simulate_trials import simulate
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedTokenizerFast

@@ -17,8 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflow/scripts"))
-from files import read_jsonl
-from pubmedqa import LABELS
+from common.files import read_jsonl
+from common.pubmedqa import LABELS
 
 WARM_UP = 2  # steps that are not counted
 
@@ -101,7 +101,7 @@ def main():
     parser.add_argument("--new-tokens", type=int, default=20)
     args = parser.parse_args()
 
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as nemo_torch.py: it makes a plan for each length
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as nemo_image.torch_parts: it makes a plan for each length
     tokenizer = AutoTokenizer.from_pretrained(args.snapshot)
     options = {"torch_dtype": torch.bfloat16, "device_map": "cuda", "attn_implementation": "sdpa"}
     model = AutoModelForCausalLM.from_pretrained(args.snapshot, **options)

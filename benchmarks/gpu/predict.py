@@ -14,10 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
-from files import read_jsonl
-from nemo_setup import load_config, prepare_nemo
+from common.files import read_jsonl
+from common.pubmedqa import LABELS
+from nemo_image.setup import load_config, prepare_nemo
 from predict import load_model
-from pubmedqa import LABELS
 
 TOKENS = 20  # as the tutorial sets it; random weights rarely end a text before
 FEW = 30  # items of the tutorial's way, spread over the test set
@@ -73,7 +73,7 @@ def main():
     config = load_config("predict.yaml", SETTINGS | paths)
     prepare_nemo("gpu")
     import torch
-    from predictor import Predictor
+    from nemo_image.predictor import Predictor
 
     model, prompts = load_model(config), [row["input"].strip(" ") for row in read_jsonl(args.test)]
     n = len(prompts)

@@ -18,7 +18,7 @@ from sentencepiece import SentencePieceProcessor
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
-from files import read_json, read_jsonl
+from common.files import read_json, read_jsonl
 
 SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": "bf16", "megatron_amp_O2": True}
 SETTINGS |= {"max_seq_length": 2048, "global_batch_size": 32, "lr": 1e-4, "warmup_steps": 2, "adapter_dim": 32}

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from cluster.lab import HOME, LAB, TOKEN, USER, Project, finish, in_queue, output_of, wait_until
-from files import read_json, sha256
+from common.files import read_json, sha256
 
 RUN = "results/runs/lora/fold0/seed0"
 TIMEOUT_LOG = "logs/train_lora/timeout/fold0-seed0.log"

@@ -2,8 +2,8 @@
 
     torchrun --standalone --nproc-per-node 1 old_nemo.py train_lora.py --accelerator cpu …
 
-Supplies what this generation misses without apex and TransformerEngine and nemo_torch.py does not supply: the workflow
-runs it in NVIDIA's images only, which have both.
+Supplies what this generation misses without apex and TransformerEngine and nemo_image/torch_parts.py does not supply:
+the workflow runs it in NVIDIA's images only, which have both.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ script = Path(sys.argv[1])
 sys.path.insert(0, str(script.parent))
 
 import apex  # noqa: F401, its stand-in beside this file
-import nemo_cpu  # noqa: F401, sets environment variables before torch is imported
+import nemo_image.cpu  # noqa: F401, sets environment variables before torch is imported
 import torch
 
 
@@ -40,7 +40,7 @@ def replace_transformer_engine():
 
 
 def complete_megatron():
-    """What nemo_torch expects of megatron-core, as 0.11 has it."""
+    """What nemo_image.torch_parts expects of megatron-core, as 0.11 has it."""
     from megatron.core import tensor_parallel, utils
 
     def l2_norm(chunk_size, overflow, lists, per_tensor):

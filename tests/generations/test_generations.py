@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from files import read_json
+from common.files import read_json
 from helpers import ROOT, SCRIPTS, environment
 
 ENVIRONMENTS = {"2.0.0rc0": ROOT / ".venv-2.0.0rc0", "2.2.1": Path(sys.prefix)}

@@ -9,11 +9,11 @@ import tarfile
 
 import pytest
 import torch
-from files import read_json
+from common.files import read_json
 from helpers import ROOT, SCRIPTS, environment, run_script, torchrun
+from model_formats.snapshot import Snapshot
+from model_formats.zarr_checkpoint import write_checkpoint
 from safetensors.torch import load_file, save_file
-from snapshot import Snapshot
-from zarr_checkpoint import write_checkpoint
 
 SHARD = "model-00002-of-00003.safetensors"
 

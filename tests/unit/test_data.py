@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from files import read_json, read_jsonl
+from common.files import read_json, read_jsonl
 from helpers import run_script
 from simulate_trials import LABEL_COUNTS, simulate
 from split_folds import split

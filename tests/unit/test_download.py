@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from files import read_json, sha256
+from common.files import read_json, sha256
 from helpers import SCRIPTS, copy_workflow, environment, run_script
 from hub import COMMIT, TOKEN, serve_hub
 

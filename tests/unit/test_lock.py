@@ -11,7 +11,7 @@ from helpers import environment
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-import lock
+from common import lock
 lock.BEAT, lock.SILENCE = 0.2, 2
 lock.hold(Path(sys.argv[1]), lambda text: print(text, flush=True))
 print("held", flush=True)

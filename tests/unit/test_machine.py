@@ -1,9 +1,9 @@
 """What NeMo gets from the machine, or in its place."""
 
-import nemo_setup
 import numpy as np
 import pytest
-from nemo_torch import build_blending_indices
+from nemo_image import setup
+from nemo_image.torch_parts import build_blending_indices
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,10 @@ from nemo_torch import build_blending_indices
 def test_gpus_that_will_not_do(monkeypatch, devices, precision, capabilities, words):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(SystemExit) as error:
-        nemo_setup.refuse_gpus(devices, precision, capabilities)
+        setup.refuse_gpus(devices, precision, capabilities)
     assert words in str(error.value)
-    nemo_setup.refuse_gpus(2, 16, [(7, 0)] * 2)
-    nemo_setup.refuse_gpus(2, "bf16", [(8, 9)] * 4)
+    setup.refuse_gpus(2, 16, [(7, 0)] * 2)
+    setup.refuse_gpus(2, "bf16", [(8, 9)] * 4)
 
 
 def test_blending_keeps_to_the_weights():

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common.files import read_json, write_json
 from compare_runs import compare, mcnemar, read_published
 from evaluate import evaluate
-from files import read_json, write_json
+from evaluation.metrics import LABELS, calibration, figures, mean_macro_f1, score
 from helpers import ROOT, run_script
-from metrics import LABELS, calibration, figures, mean_macro_f1, score
 from scipy.stats import binom, binomtest, chi2, norm
 from sklearn.metrics import f1_score
 from split_folds import split

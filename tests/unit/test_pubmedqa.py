@@ -1,5 +1,5 @@
 import pytest
-from pubmedqa import prompt, read_answer
+from common.pubmedqa import prompt, read_answer
 
 
 def test_prompt_is_the_tutorials():

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from files import read_json, read_jsonl, sha256
+from common.files import read_json, read_jsonl, sha256
+from common.pubmedqa import LABELS
 from helpers import SCRIPTS, adapter_weights, environment, run_script, snakemake, torchrun
-from pubmedqa import LABELS
 
 BASES = ["base", "base-tp2", "base-tp4", "base-dp2-tp2"]
 RUNS = [*BASES, "tutorial", "lora"]

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 
-from files import read_json, read_jsonl
+from common.files import read_json, read_jsonl
 from helpers import SCRIPTS, on_terminal, run_script
 from hub import COMMIT, serve_hub
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from files import read_json, read_jsonl, write_json, write_jsonl
+from common.files import read_json, read_jsonl, write_json, write_jsonl
 from helpers import ROOT, run_script
 from playwright.sync_api import sync_playwright
 

@@ -9,9 +9,9 @@ import time
 
 import pytest
 import torch
-from files import read_json, read_jsonl, write_jsonl
+from common.files import read_json, read_jsonl, write_jsonl
 from helpers import SCRIPTS, adapter_weights, environment
-from resume import fingerprint, prepare
+from nemo_image.resume import fingerprint, prepare
 
 STEPS = 8
 SETTINGS = {"precision": "bf16", "megatron_amp_O2": True, "max_seq_length": 256, "adapter_dropout": 0.1}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from files import read_jsonl, write_jsonl
+from common.files import read_jsonl, write_jsonl
 from helpers import SCRIPTS, run_script, torchrun
 
 SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 import yaml
-from files import read_json
+from common.files import read_json
 from helpers import SCRIPTS, environment, run_script, snakemake
 from tiny import write_sentencepiece, write_snapshot, write_tokenizer_json
 from transformers import LlamaConfig, MistralConfig

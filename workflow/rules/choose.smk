@@ -7,7 +7,6 @@ Out:  the same of {run}. The candidates get no answers to the test items.
 
 rule choose_run:
     input:
-        script="workflow/scripts/choose_run.py",
         adapters=of_candidates("adapter.nemo"),
         provenance=of_candidates("adapter.provenance.json"),
     output:
@@ -20,6 +19,9 @@ rule choose_run:
     localrule: True
     conda:
         "../../envs/host.yaml"
+    params:
+        script=script("choose_run"),
+        code=code("choose_run"),
     shell:
-        "python {input.script} --provenance {input.provenance:q} --fold {wildcards.fold} --seed {wildcards.seed}"
+        "python {params.script:q} --provenance {input.provenance:q} --fold {wildcards.fold} --seed {wildcards.seed}"
         " --output {output.adapter:q} &> {log:q}"

@@ -1,10 +1,20 @@
-"""What the rules share: the wildcards' forms, and how a rule reads the configuration."""
+"""What the rules share: the wildcards' forms, and how a rule reads the configuration, in workflow/planning."""
 
-import itertools
-import shlex
+# The steps that an edit of their code alone does not repeat: they take long, or their result is checked by its sha256.
+# `snakemake -n` says so where it was edited since (hooks.smk). An edit of any other step's code repeats that step.
+NOT_REPEATED = ("download_model", "convert_model", "train_lora")
 
-
-include: "planning.smk"
+parameters = of_clone("planning.parameters").Parameters(
+    workflow, config, SCHEMA, WORKFLOW / "scripts", NOT_REPEATED, place("<resources>/images")
+)
+script, code, origin, on_gpus = parameters.script, parameters.code, parameters.origin, parameters.on_gpus
+flags, state_of, having = parameters.flags, parameters.state_of, parameters.having
+of_run, of_trained, of_candidates = parameters.of_run, parameters.of_trained, parameters.of_candidates
+settings, own_settings = parameters.settings, parameters.own_settings
+train_jsonl, train_yaml = parameters.train_jsonl, parameters.train_yaml
+of_targets, names_of_targets, sources = parameters.of_targets, parameters.names_of_targets, parameters.sources
+devices, devices_of_model, gpus = parameters.devices, parameters.devices_of_model, parameters.gpus
+anew = of_clone("planning.forced").anew(workflow, GPU_RULES["train_lora"])
 
 
 wildcard_constraints:
@@ -15,68 +25,3 @@ wildcard_constraints:
     fold=r"\d",
     seed=r"\d+",
     split=r"test|fold\d/(train|train-maybe\d|val)",
-
-
-def having(section, *keys):
-    """A regular expression of the names in config[section] whose entry has one of the keys."""
-    names = [name for name, entry in config[section].items() if not entry.keys().isdisjoint(keys)]
-    return "|".join(map(re.escape, names)) or "(?!)"
-
-
-@of_wildcards
-def flags(wildcards, kind, *keys):
-    """Command-line flags for those of the keys that the wildcard's model or dataset has in the configuration."""
-    entry = config[f"{kind}s"][wildcards[kind]]
-    return " ".join(f"--{key} {shlex.quote(str(entry[key]))}" for key in keys if key in entry)
-
-
-@of_wildcards
-def of_run(wildcards, pattern):
-    """A path whose {model}, {dataset} and {label} are the run's."""
-    return pattern.format(**config["runs"][wildcards.run], **wildcards)
-
-
-@of_wildcards
-def train_jsonl(wildcards):
-    """The path of the run's training items, where it has `repeat_maybe:` with these more often than once."""
-    run = config["runs"][wildcards.run]
-    split = f"train-maybe{run['train']['repeat_maybe']}" if "repeat_maybe" in run["train"] else "train"
-    return f"<results>/data/{run['dataset']}/{run['label']}/fold{wildcards.fold}/{split}.jsonl"
-
-
-@of_wildcards
-def of_trained(wildcards, pattern):
-    """A path of a run that has `train:` or `choose:`; none of the base alone."""
-    return [] if config["runs"][wildcards.run].keys().isdisjoint(("train", "choose")) else pattern.format(**wildcards)
-
-
-@of_wildcards
-def of_candidates(wildcards, file):
-    """The path of a file for each fold and seed of a run's candidates."""
-    run = config["runs"][wildcards.run]
-    models = itertools.product(run["choose"], run["folds"], run["seeds"])
-    return [f"<results>/runs/{candidate}/fold{fold}/seed{seed}/{file}" for candidate, fold, seed in models]
-
-
-@of_wildcards
-def settings(wildcards, group):
-    """A run's settings as one JSON string: whatever changes in them, and nothing else, re-runs the rule."""
-    shared = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")
-    run = config["runs"][wildcards.run]
-    return json.dumps({key: run[key] for key in shared} | run[group], sort_keys=True)
-
-
-def of_targets(file):
-    """The paths of a file of each model in the table."""
-    return [
-        f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
-        for run in config["targets"]
-        for fold in config["runs"][run]["folds"]
-        for seed in config["runs"][run]["seeds"]
-    ]
-
-
-def entries_of_targets(kind):
-    """{name: entry} of the models or data sets, by `kind`, of the runs in the table."""
-    names = sorted({config["runs"][run][kind] for run in config["targets"]})
-    return {name: config[f"{kind}s"][name] for name in names}

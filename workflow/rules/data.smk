@@ -5,8 +5,6 @@ Out:  resources/data/{dataset}/{ori_pqal,test_ground_truth}.json
 
 
 rule download_pubmedqa:
-    input:
-        script="workflow/scripts/download_pubmedqa.py",
     output:
         "<resources>/data/{dataset}/ori_pqal.json",
         "<resources>/data/{dataset}/test_ground_truth.json",
@@ -18,15 +16,16 @@ rule download_pubmedqa:
     conda:
         "../../envs/host.yaml"
     params:
+        script=script("download_pubmedqa"),
+        code=code("download_pubmedqa"),
         source=flags("dataset", "revision", "directory"),
+        files=state_of("dataset", "directory"),
         dir=subpath(output[0], parent=True),
     shell:
-        "python {input.script} {params.source} --output-dir {params.dir:q} &> {log:q}"
+        "python {params.script:q} {params.source} --output-dir {params.dir:q} &> {log:q}"
 
 
 rule simulate_trials:
-    input:
-        script="workflow/scripts/simulate_trials.py",
     output:
         "<resources>/data/{dataset}/ori_pqal.json",
         "<resources>/data/{dataset}/test_ground_truth.json",
@@ -37,15 +36,16 @@ rule simulate_trials:
     conda:
         "../../envs/host.yaml"
     params:
+        script=script("simulate_trials"),
+        code=code("simulate_trials"),
         source=flags("dataset", "simulate"),
         dir=subpath(output[0], parent=True),
     shell:
-        "python {input.script} {params.source} --output-dir {params.dir:q} &> {log:q}"
+        "python {params.script:q} {params.source} --output-dir {params.dir:q} &> {log:q}"
 
 
 rule split_folds:
     input:
-        script="workflow/scripts/split_folds.py",
         ori_pqal="<resources>/data/{dataset}/ori_pqal.json",
         ground_truth="<resources>/data/{dataset}/test_ground_truth.json",
     output:
@@ -56,15 +56,16 @@ rule split_folds:
     conda:
         "../../envs/host.yaml"
     params:
+        script=script("split_folds"),
+        code=code("split_folds"),
         dir=subpath(output.test, parent=True),
     shell:
-        "python {input.script} --ori-pqal {input.ori_pqal:q} --ground-truth {input.ground_truth:q}"
+        "python {params.script:q} --ori-pqal {input.ori_pqal:q} --ground-truth {input.ground_truth:q}"
         " --output-dir {params.dir:q} &> {log:q}"
 
 
 rule write_jsonl:
     input:
-        script="workflow/scripts/write_jsonl.py",
         json=lambda w: f"<results>/data/{w.dataset}/items/{w.split.partition('-')[0]}.json",
     output:
         ensure("<results>/data/{dataset}/{label}/{split}.jsonl", non_empty=True),
@@ -73,8 +74,10 @@ rule write_jsonl:
     conda:
         "../../envs/host.yaml"
     params:
+        script=script("write_jsonl"),
+        code=code("write_jsonl"),
         sample=lambda w: flags("dataset", "sample", "seed")(w) if w.split == "test" else "",
         repeat=lambda w: w.split.partition("-maybe")[2] or 1,
     shell:
-        "python {input.script} --json {input.json:q} --label {wildcards.label} {params.sample}"
+        "python {params.script:q} --json {input.json:q} --label {wildcards.label} {params.sample}"
         " --repeat-maybe {params.repeat} --output {output:q} &> {log:q}"

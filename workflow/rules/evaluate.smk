@@ -8,8 +8,6 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json
 
 rule evaluate:
     input:
-        script="workflow/scripts/evaluate.py",
-        module="workflow/scripts/metrics.py",
         predictions="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl",
         predict_provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
         train_provenance=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json"),
@@ -23,10 +21,13 @@ rule evaluate:
     conda:
         "../../envs/host.yaml"
     params:
+        script=script("evaluate"),
+        code=code("evaluate"),
+        origin=origin,
         label=of_run("{label}"),
         name=of_run("run={run} fold={fold} seed={seed} model={model} dataset={dataset} label={label}"),
     shell:
-        "python {input.script} --predictions {input.predictions:q}"
+        "{params.origin} python {params.script:q} --predictions {input.predictions:q}"
         " --predict-provenance {input.predict_provenance:q} --train-provenance {input.train_provenance:q}"
         " --test {input.test:q} --test-items {input.test_items:q}"
         " --label {params.label} --name {params.name}"
@@ -35,9 +36,6 @@ rule evaluate:
 
 rule compare_runs:
     input:
-        script="workflow/scripts/compare_runs.py",
-        module="workflow/scripts/metrics.py",
-        published="workflow/report/published.yaml",
         metrics=of_targets("metrics.json"),
     output:
         table=report("<results>/accuracy.tsv", caption="../report/accuracy.rst", category="Accuracy"),
@@ -47,6 +45,9 @@ rule compare_runs:
     localrule: True
     conda:
         "../../envs/host.yaml"
+    params:
+        script=script("compare_runs"),
+        code=code("compare_runs"),
     shell:
-        "python {input.script} --metrics {input.metrics:q} --published {input.published:q}"
+        "python {params.script:q} --metrics {input.metrics:q}"
         " --output {output.table:q} --json {output.json:q} 2>&1 | tee {log:q}"

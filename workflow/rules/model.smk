@@ -8,8 +8,6 @@ Out:  resources/hf/{model}/manifest.json, written last beside the snapshot's fil
 
 
 rule download_model:
-    input:
-        script=ancient("workflow/scripts/download_model.py"),
     output:
         "<resources>/hf/{model}/manifest.json",
     log:
@@ -20,15 +18,16 @@ rule download_model:
     conda:
         "../../envs/host.yaml"
     params:
+        script=script("download_model"),
+        code=code("download_model"),
         source=flags("model", "repo", "revision", "snapshot"),
+        files=state_of("model", "snapshot"),
         dir=subpath(output[0], parent=True),
     shell:
-        "python {input.script} {params.source} --output-dir {params.dir:q} &> {log:q}"
+        "python {params.script:q} {params.source} --output-dir {params.dir:q} &> {log:q}"
 
 
 rule dequantize_gguf:
-    input:
-        script=ancient("workflow/scripts/dequantize_gguf.py"),
     output:
         "<resources>/hf/{model}/manifest.json",
     log:
@@ -38,15 +37,17 @@ rule dequantize_gguf:
     conda:
         "../../envs/host.yaml"
     params:
+        script=script("dequantize_gguf"),
+        code=code("dequantize_gguf"),
         source=flags("model", "gguf"),
+        files=state_of("model", "gguf"),
         dir=subpath(output[0], parent=True),
     shell:
-        "python {input.script} {params.source} --output-dir {params.dir:q} &> {log:q}"
+        "python {params.script:q} {params.source} --output-dir {params.dir:q} &> {log:q}"
 
 
 rule convert_model:
     input:
-        script=ancient("workflow/scripts/convert_model.py"),  # takes minutes: an edit alone does not repeat it
         manifest="<resources>/hf/{model}/manifest.json",
     output:
         "<results>/base/{model}/model_config.yaml",
@@ -58,15 +59,16 @@ rule convert_model:
         "../../envs/host.yaml"
     threads: 4
     params:
+        script=script("convert_model"),
+        code=code("convert_model"),
         snapshot=subpath(input.manifest, parent=True),
         dir=subpath(output[0], parent=True),
     shell:
-        "python {input.script} --snapshot {params.snapshot:q} --output-dir {params.dir:q} &> {log:q}"
+        "python {params.script:q} --snapshot {params.snapshot:q} --output-dir {params.dir:q} &> {log:q}"
 
 
 rule pack_model:
     input:
-        script=ancient("workflow/scripts/pack_model.py"),
         base="<results>/base/{model}/model_config.yaml",
     output:
         "<results>/base/{model}.nemo",
@@ -75,6 +77,8 @@ rule pack_model:
     conda:
         "../../envs/host.yaml"
     params:
+        script=script("pack_model"),
+        code=code("pack_model"),
         dir=subpath(input.base, parent=True),
     shell:
-        "python {input.script} --base-dir {params.dir:q} --output {output:q} &> {log:q}"
+        "python {params.script:q} --base-dir {params.dir:q} --output {output:q} &> {log:q}"

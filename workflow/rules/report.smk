@@ -7,16 +7,12 @@ Out:  results/report.html
 
 rule write_report:
     input:
-        script="workflow/scripts/write_report.py",
-        module="workflow/scripts/pictures.py",
-        template="workflow/report/report.html.j2",
-        licences="workflow/report/licences.yaml",
         table="<results>/accuracy.tsv",
         json="<results>/accuracy.json",
         metrics=of_targets("metrics.json"),
         provenance=of_targets("provenance.json"),
         predictions=of_targets("predictions.jsonl"),
-        test_items=[f"<results>/data/{dataset}/items/test.json" for dataset in entries_of_targets("dataset")],
+        test_items=[f"<results>/data/{dataset}/items/test.json" for dataset in names_of_targets("dataset")],
     output:
         report("<results>/report.html", caption="../report/report.rst", category="Report"),
     log:
@@ -25,8 +21,9 @@ rule write_report:
     conda:
         "../../envs/host.yaml"
     params:
-        sources=json.dumps({f"{kind}s": entries_of_targets(kind) for kind in ("model", "dataset")}, sort_keys=True),
+        script=script("write_report"),
+        code=code("write_report"),
+        sources=sources(),
     shell:
-        "python {input.script} --template {input.template} --licences {input.licences}"
-        " --table {input.table:q} --json {input.json:q} --metrics {input.metrics:q}"
+        "python {params.script:q} --table {input.table:q} --json {input.json:q} --metrics {input.metrics:q}"
         " --test-items {input.test_items:q} --sources {params.sources:q} --output {output:q} &> {log:q}"

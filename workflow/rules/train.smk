@@ -1,15 +1,14 @@
-"""Training and prediction with NeMo, on one process a device: in the image where one is configured.
+"""Training with NeMo, one process a device: in the image where one is configured.
 
 In:   results/base/{model}/, results/data/{dataset}/{label}/, runs: in config/config.yaml
-Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, and beside it training/ with checkpoints and NeMo's logs
-      results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl; beside each file its .provenance.json
+Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo and its .provenance.json; beside them training/, where each
+      training that was ever begun there is kept, with checkpoints and NeMo's logs
 """
 
 
 rule train_lora:
-    """Takes hours for a 7B model, so an edited script alone does not repeat it (ancient); --forcerun does."""
+    """Takes hours for a 7B model, so its edited code alone does not repeat it; --forcerun does."""
     input:
-        script=ancient("workflow/scripts/train_lora.py"),
         base=of_run("<results>/base/{model}/model_config.yaml"),
         train=train_jsonl(),
         val=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),
@@ -24,17 +23,25 @@ rule train_lora:
         run=having("runs", "train"),
     container:
         config["image"]
-    threads: 16
+    threads: lambda wildcards: 4 * devices(wildcards)
     resources:
         runtime="2d",  # training stops in time, with a checkpoint from which the next attempt goes on
+        gpus=gpus(devices),
     params:
+        script=script("train_lora"),
+        code=code("train_lora"),
+        origin=origin,
+        on_gpus=on_gpus(devices),
         accelerator=config["accelerator"],
         devices=of_run("{devices}"),
         base=subpath(input.base, parent=True),
+        own_settings=own_settings("train"),
+        nemo_settings=train_yaml(),
         settings=settings("train"),
+        anew=anew,
         work_dir=subpath(output.adapter, parent=True),
     shell:
-        "torchrun --standalone --nproc-per-node {params.devices} {input.script}"
+        "{params.origin} {params.on_gpus} torchrun --standalone --nproc-per-node {params.devices} {params.script:q}"
         " --accelerator {params.accelerator}"
         " --base {params.base:q}"
         " --train {input.train:q}"
@@ -42,39 +49,5 @@ rule train_lora:
         " --settings {params.settings:q}"
         " --seed {wildcards.seed}"
         " --time-limit {resources.runtime}"
-        " --work-dir {params.work_dir:q}/training"
+        " --work-dir {params.work_dir:q}/training {params.anew}"
         " --output {output.adapter:q} &> {log:q}"
-
-
-rule predict:
-    input:
-        script="workflow/scripts/predict.py",
-        module="workflow/scripts/predictor.py",
-        base=of_run("<results>/base/{model}/model_config.yaml"),
-        adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
-        test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
-    output:
-        predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
-        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
-    log:
-        "<logs>/predict/{run}/fold{fold}-seed{seed}.log",
-    benchmark:
-        "<benchmarks>/predict/{run}/fold{fold}-seed{seed}.tsv"
-    container:
-        config["image"]
-    threads: 16
-    params:
-        accelerator=config["accelerator"],
-        devices=of_run("{devices}"),
-        base=subpath(input.base, parent=True),
-        settings=settings("predict"),
-        work_dir=subpath(output.predictions, parent=True),
-    shell:
-        "torchrun --standalone --nproc-per-node {params.devices} {input.script}"
-        " --accelerator {params.accelerator}"
-        " --base {params.base:q}"
-        " --adapter {input.adapter:q}"
-        " --test {input.test:q}"
-        " --settings {params.settings:q}"
-        " --work-dir {params.work_dir:q}/prediction"
-        " --output {output.predictions:q} &> {log:q}"

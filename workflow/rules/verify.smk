@@ -6,9 +6,8 @@ Out:  results/base/{model}.verification.tsv, the logits of both on a few prompts
 
 
 rule verify_model:
-    """Fails where they differ. On as many devices as the model's runs share it out to, so that fp32 has room."""
+    """Fails where they differ."""
     input:
-        script="workflow/scripts/verify_model.py",
         snapshot="<resources>/hf/{model}/manifest.json",
         base="<results>/base/{model}/model_config.yaml",
     output:
@@ -17,17 +16,19 @@ rule verify_model:
         "<logs>/verify_model/{model}.log",
     container:
         config["image"]
-    threads: 16
+    threads: lambda wildcards: 4 * devices_of_model(wildcards)
+    resources:
+        gpus=gpus(devices_of_model),
     params:
+        script=script("verify_model"),
+        code=code("verify_model"),
         accelerator=config["accelerator"],
-        devices=lambda wildcards: max(
-            [run["tensor_model_parallel_size"] for run in config["runs"].values() if run["model"] == wildcards.model],
-            default=1,
-        ),
+        devices=devices_of_model,
+        on_gpus=on_gpus(devices_of_model),
         snapshot=subpath(input.snapshot, parent=True),
         base=subpath(input.base, parent=True),
     shell:
-        "torchrun --standalone --nproc-per-node {params.devices} {input.script}"
+        "{params.on_gpus} torchrun --standalone --nproc-per-node {params.devices} {params.script:q}"
         " --accelerator {params.accelerator}"
         " --snapshot {params.snapshot:q}"
         " --base {params.base:q}"

@@ -9,7 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from files import read_json, replacing, write_json
+from common.files import read_json, replacing, write_json
 
 
 def main():

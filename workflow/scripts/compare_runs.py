@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-from files import read_json, replacing, write_json
-from metrics import RESAMPLES, SEED, calibration, correctness, figures, interval, resample, sign_flip_test
-from pubmedqa import LABELS
+from common.files import read_json, replacing, write_json
+from common.pubmedqa import LABELS
+from evaluation.metrics import RESAMPLES, SEED, calibration, correctness, figures, interval, resample, sign_flip_test
 from scipy.stats import binomtest, chi2_contingency
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+PUBLISHED = Path(__file__).parent / "../report/published.yaml"  # figures to stand beside
 MEANS = ("macro_f1_official", "malformed", "validation_loss")  # of a run's models, as its agreement_…
 PRINTED = ["run", "models", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "accuracy_text", "malformed"]
 PRINTED += ["p_majority_holm", "p_base_holm"]
@@ -163,7 +164,6 @@ def show_all(table, comparisons, published):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", required=True, nargs="+", type=Path, help="written by evaluate.py")
-    parser.add_argument("--published", required=True, type=Path, help="YAML: published figures, to stand beside")
     parser.add_argument("--output", required=True, type=Path, help="tab-separated values")
     parser.add_argument("--json", required=True, type=Path)
     args = parser.parse_args()
@@ -180,7 +180,7 @@ def main():
     lines = [line for models in bases_first for line in run_lines(models)]
     comparisons = compare_all([line for line in references if line[0]["run"] == "majority"] + lines)
     references, lines = ([line for line, _ in pairs] for pairs in (references, lines))
-    published = read_published(args.published)
+    published = read_published(PUBLISHED)
     result = {"resamples": RESAMPLES, "resamples_seed": SEED, "references": references, "runs": lines}
     write_json(args.json, result | {"comparisons": comparisons, "published": published}, indent=1)
     table = tabulate(references + lines, comparisons)

@@ -5,6 +5,7 @@ What is written, with megatron-core's names:
                       these model classes reads. Tensors keep the snapshot's dtype; a few blocks are in memory at once.
   tokenizer.model     a sentencepiece tokenizer, or tokenizer/, the files of a Hugging Face one
   model_config.yaml   where it stands, the rest is whole
+Beside the directory, {name}.provenance.json: the code's checksum, and the snapshot's files by their sha256.
 """
 
 import argparse
@@ -15,11 +16,12 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from files import refuse_full_disk, sha256
-from lock import hold
-from progress import say
-from snapshot import Snapshot
-from zarr_checkpoint import write_checkpoint
+from common.code import digest
+from common.files import refuse_full_disk, sha256, write_json
+from common.lock import hold
+from common.progress import say
+from model_formats.snapshot import Snapshot
+from model_formats.zarr_checkpoint import write_checkpoint
 
 PRECISION = {"BF16": "bf16", "F16": "16", "F32": "32"}
 
@@ -44,7 +46,7 @@ def copy_tokenizer(snapshot, directory):
 def model_config(snapshot, tokenizer):
     """NeMo's configuration of the model: convert_model.yaml and what depends on the model."""
     c = snapshot.config
-    config = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    config = yaml.safe_load(Path(__file__).with_name("convert_model.yaml").read_text())
     config |= {
         "precision": PRECISION[snapshot.dtype],
         "encoder_seq_length": c.get("sliding_window") or c["max_position_embeddings"],
@@ -96,6 +98,8 @@ def main():
         write_checkpoint(snapshot, new / "model_weights")
         config = model_config(snapshot, copy_tokenizer(snapshot, new))
         (new / "model_config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        provenance = {"code": digest(__file__), "snapshot": snapshot.checksums()}
+        write_json(output.with_name(f"{output.name}.provenance.json"), provenance, indent=1)
         if output.exists():
             output.rename(old)
         new.rename(output)

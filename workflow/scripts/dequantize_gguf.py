@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from manifest import remove_snapshot, write_manifest
+from model_formats.manifest import remove_snapshot, write_manifest
 
 
 def find_in_package(package):

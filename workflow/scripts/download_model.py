@@ -17,12 +17,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # hf_xet begins a cut-off file anew, plain HTTP continues it
 
 import requests
-from files import read_json, refuse_full_disk, sha256, write_json
+from common.files import read_json, refuse_full_disk, sha256, write_json
+from common.progress import Progress
 from huggingface_hub import HfApi, configure_http_backend, errors, hf_hub_download, snapshot_download
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.utils import disable_progress_bars, logging
-from manifest import belongs, remove_snapshot, snapshot_files, write_manifest
-from progress import Progress
+from model_formats.manifest import belongs, remove_snapshot, snapshot_files, write_manifest
 from urllib3.util import Retry
 
 

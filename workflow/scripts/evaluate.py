@@ -12,10 +12,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from files import read_json, read_jsonl, write_json
-from metrics import calibration, figures, score
-from provenance import check, describe
-from pubmedqa import LABELS, read_answer
+from common.files import read_json, read_jsonl, write_json
+from common.provenance import check, describe
+from common.pubmedqa import LABELS, read_answer
+from evaluation.metrics import calibration, figures, score
 from scipy.special import softmax
 from sklearn.metrics import f1_score
 

@@ -4,7 +4,7 @@ import argparse
 import tarfile
 from pathlib import Path
 
-from files import replacing
+from common.files import replacing
 
 
 def main():

@@ -7,7 +7,6 @@ logprob, the log-probability of each of yes, no and maybe, all its tokens, after
 Needs only NeMo and what it needs. Made for NeMo from March 2024 (the 24.03 image) to 2.2.1; run with 2.0.0rc0, 2.2.1.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -16,23 +15,15 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from files import read_json, read_jsonl, write_json, write_jsonl
-from lock import hold
-from nemo_setup import (
-    describe_machine,
-    end_distributed,
-    load_config,
-    on_first_rank,
-    prepare_nemo,
-    refuse_long_prompts,
-    refuse_rope_scaling,
-    refuse_tensor_parallelism,
-    use_tokenizer_of,
-)
-from progress import Progress, say
-from provenance import record
-from pubmedqa import LABELS
-from resume import fingerprint, prepare
+from common.code import digest
+from common.files import read_json, read_jsonl, write_json, write_jsonl
+from common.lock import hold
+from common.progress import Progress, say
+from common.provenance import record
+from common.pubmedqa import LABELS
+from nemo_image.loading import load_config, make_trainer, refuse_long_prompts, refuse_tensor_parallelism, restore
+from nemo_image.resume import fingerprint, prepare
+from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 
 
 def load_model(config):
@@ -42,14 +33,10 @@ def load_model(config):
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
 
     torch.multiprocessing.set_start_method("spawn", force=True)
-    precision = config.trainer.precision
-    trainer = MegatronLMPPTrainerBuilder(config).create_trainer()
-    config.trainer.precision = precision  # older builders leave None there
+    trainer = make_trainer(MegatronLMPPTrainerBuilder, config)
     base, adapter = config.model.restore_from_path, config.model.peft.restore_from_path
     model_config = MegatronGPTSFTModel.merge_inference_cfg(adapter or base, config)
-    use_tokenizer_of(base, model_config)
-    refuse_rope_scaling(base, model_config)
-    model = MegatronGPTSFTModel.restore_from(base, model_config, trainer=trainer)
+    model = restore(MegatronGPTSFTModel, base, model_config, trainer)
     if adapter:
         model.load_adapters(adapter)
     model.freeze()
@@ -61,7 +48,7 @@ def predict(config, batch_dir, known):
     """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet."""
     import torch
     from megatron.core import parallel_state
-    from predictor import Predictor
+    from nemo_image.predictor import Predictor
 
     model = load_model(config)
     first = os.environ["RANK"] == "0"
@@ -92,9 +79,7 @@ def predict(config, batch_dir, known):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--accelerator", required=True, choices=["cpu", "gpu"])
-    parser.add_argument("--base", required=True, type=Path, help="unpacked .nemo directory of the base model")
+    parser = arguments(__doc__)
     parser.add_argument("--adapter", nargs="?", type=Path, help="written by train_lora.py; none: the base alone")
     parser.add_argument("--test", required=True, type=Path, help="JSON Lines: input, output, pmid")
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `predict:` settings")
@@ -116,7 +101,8 @@ def main():
 
     def prepare_work_dir():
         hold(args.work_dir.with_name(f"{args.work_dir.name}.lock"), partial(say, "predict"))
-        mark = fingerprint([args.settings, args.accelerator], filter(None, inputs.values()))
+        # with the code: an edit repeats the prediction, also one that was interrupted
+        mark = fingerprint([args.settings, args.accelerator, digest(__file__)], filter(None, inputs.values()))
         prepare(args.work_dir, 1, mark)
         batch_dir.mkdir(exist_ok=True)
 

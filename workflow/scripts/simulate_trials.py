@@ -8,7 +8,7 @@ import argparse
 import random
 from pathlib import Path
 
-from files import write_json
+from common.files import write_json
 from split_folds import split
 
 LABEL_COUNTS = {"yes": 552, "no": 338, "maybe": 110}  # PubMedQA's, of 1,000

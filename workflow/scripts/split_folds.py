@@ -10,8 +10,8 @@ import random
 import sys
 from pathlib import Path
 
-from files import read_json, write_json
-from pubmedqa import LABELS
+from common.files import read_json, write_json
+from common.pubmedqa import LABELS
 
 FOLDS = 10
 

@@ -5,7 +5,6 @@
 Needs only NeMo and what it needs. Made for NeMo from March 2024 (the 24.03 image) to 2.2.1; run with 2.0.0rc0, 2.2.1.
 """
 
-import argparse
 import io
 import json
 import os
@@ -15,23 +14,16 @@ import tarfile
 from functools import partial
 from pathlib import Path
 
-from files import read_jsonl, replacing
-from lock import hold
-from nemo_setup import (
-    describe_machine,
-    end_distributed,
-    load_config,
-    on_first_rank,
-    prepare_nemo,
-    refuse_long_prompts,
-    refuse_rope_scaling,
-    refuse_tensor_parallelism,
-    use_tokenizer_of,
-)
+from common.code import digest
+from common.files import read_jsonl, replacing
+from common.lock import hold
+from common.progress import say, show_progress
+from common.provenance import START, record
+from nemo_image import kept
+from nemo_image.loading import load_config, make_trainer, refuse_long_prompts, refuse_tensor_parallelism, restore
+from nemo_image.resume import make_exact, prepare, refuse_unfinished, stop_in_time
+from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 from omegaconf import OmegaConf
-from progress import say, show_progress
-from provenance import START, record
-from resume import fingerprint, make_exact, prepare, refuse_unfinished, stop_in_time
 
 START_UP = 1  # minutes, at most, between the start of a job with a time limit and that of this process
 NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
@@ -85,9 +77,7 @@ def train(config, end):
     MegatronGPTSFTModel = megatron_gpt_sft_model.MegatronGPTSFTModel
     MegatronGPTSFTModel.on_before_optimizer_step = average_gradients
     megatron_gpt_sft_model.get_iterator_k_split = sorted_by_length(megatron_gpt_sft_model.get_iterator_k_split)
-    precision = config.trainer.precision
-    trainer = MegatronLMPPTrainerBuilder(config).create_trainer()
-    config.trainer.precision = precision  # older builders leave None there
+    trainer = make_trainer(MegatronLMPPTrainerBuilder, config)
     make_exact(trainer, config.model.seed)
     shown = show_progress(trainer)
     stop_in_time(trainer, end, config.trainer.val_check_interval)
@@ -95,9 +85,7 @@ def train(config, end):
     exp_manager(trainer, OmegaConf.masked_copy(config.exp_manager, [key for key in config.exp_manager if key in known]))
     base = config.model.restore_from_path
     model_config = MegatronGPTSFTModel.merge_cfg_with(base, config)
-    use_tokenizer_of(base, model_config)
-    refuse_rope_scaling(base, model_config)
-    model = MegatronGPTSFTModel.restore_from(base, model_config, trainer=trainer)
+    model = restore(MegatronGPTSFTModel, base, model_config, trainer)
     if first:
         say("train_lora", "the model is loaded")
     for file in (config.settings.train, config.settings.val):
@@ -134,42 +122,58 @@ def publish(adapter, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--accelerator", required=True, choices=["cpu", "gpu"])
-    parser.add_argument("--base", required=True, type=Path, help="unpacked .nemo directory of the base model")
+    parser = arguments(__doc__)
     parser.add_argument("--train", required=True, type=Path, help="JSON Lines: input, output")
     parser.add_argument("--val", required=True, type=Path, help="JSON Lines; the checkpoint with its lowest loss wins")
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `train:` settings")
     parser.add_argument("--seed", required=True, type=int, help="0, 1, …: added to NeMo's default seed")
     parser.add_argument("--time-limit", required=True, type=float, help="minutes; stops in time, to be continued")
-    parser.add_argument("--work-dir", required=True, type=Path, help="checkpoints to continue from, NeMo's logs")
+    help = "trains anew, whatever is kept, but goes on with what the same ID has begun"
+    parser.add_argument("--anew", metavar="ID", default="", help=help)
+    help = "where each training is kept: checkpoints to continue from, NeMo's logs, at the end the adapter"
+    parser.add_argument("--work-dir", required=True, type=Path, help=help)
     parser.add_argument("--output", required=True, type=Path, help="the adapter, a .nemo file")
     args = parser.parse_args()
 
+    def config_for(**paths):
+        return load_config(
+            "train_lora.yaml",
+            {**args.settings, "accelerator": args.accelerator, "seed": NEMO_SEED + args.seed, **paths},
+        )
+
+    inputs = {"base": args.base / "model_config.yaml", "train": args.train, "val": args.val}
     paths = {name: str(getattr(args, name).resolve()) for name in ("base", "train", "val", "work_dir")}
-    arguments = {"accelerator": args.accelerator, "seed": NEMO_SEED + args.seed, **paths}
-    config = load_config("train_lora.yaml", {**args.settings, **arguments})
+    training = kept.Training(args.work_dir, args.output, config_for, paths, inputs)
+    config = config_for(**paths | {"work_dir": str(training.directory.resolve())})
 
     tensor_parallel = args.settings["tensor_model_parallel_size"]
-    inputs = {"base": args.base / "model_config.yaml", "train": args.train, "val": args.val}
-    attempts = args.work_dir / "state/attempts.jsonl"
+    attempts = training.directory / "state/attempts.jsonl"
     describe_machine("train_lora", args.accelerator, args.settings)
     refuse_tensor_parallelism(args.base, tensor_parallel)
 
     def prepare_work_dir():
         hold(args.work_dir.with_name(f"{args.work_dir.name}.lock"), partial(say, "train_lora"))
-        step = prepare(args.work_dir, tensor_parallel, fingerprint(OmegaConf.to_container(config), inputs.values()))
+        training.find(args.anew)
+        if training.is_finished():
+            return say("train_lora", f"takes over the finished training in {training.directory}")
+        step = prepare(training.directory, tensor_parallel, training.fingerprint)
+        training.begin(args.anew)
         say("train_lora", f"continues after step {step}" if step else "starts")
         attempt = {"started": START.isoformat(timespec="seconds"), "host": socket.gethostname(), "after_step": step}
         with open(attempts, "a") as file:
             file.write(json.dumps(attempt) + "\n")
 
-    on_first_rank(prepare_work_dir, args.work_dir / "state/ready")
+    on_first_rank(prepare_work_dir, training.directory / "state/ready")
+    if training.is_finished():
+        return training.take_over() if os.environ["RANK"] == "0" else None
     prepare_nemo(args.accelerator)
     adapter, facts = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
     if os.environ["RANK"] == "0":
-        publish(adapter, args.output)
-        record(args.output, args.settings | {"seed": args.seed}, inputs, attempts=read_jsonl(attempts), **facts)
+        publish(adapter, training.adapter)
+        settings, facts = args.settings | {"seed": args.seed}, facts | {"code": digest(__file__)}
+        record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
+        training.take_over()
+        say("train_lora", training.disk())
     end_distributed()
 
 

@@ -2,19 +2,20 @@
 
     torchrun --standalone --nproc-per-node 4 verify_model.py --accelerator gpu --snapshot … --base … --output …
 
-Each process is a tensor-parallel rank of NeMo's model; Hugging Face's runs on the CPU, with 4 bytes of memory a weight.
+--base is a directory of convert_model.py or a file of pack_model.py. Each process is a tensor-parallel rank of NeMo's
+model; Hugging Face's runs on the CPU, with 4 bytes of memory a weight.
 Writes a table of each prompt's likeliest next words with both logits, and the largest difference over all words and
 positions. Exits where it is above TOLERANCE of the largest logit, or where the tokenizers differ.
 Needs only NeMo and what NeMo needs.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
-from files import replacing
-from nemo_setup import describe_machine, end_distributed, prepare_nemo, refuse_rope_scaling, use_tokenizer_of
+from common.files import replacing
+from nemo_image.loading import restore
+from nemo_image.setup import arguments, describe_machine, end_distributed, prepare_nemo
 from omegaconf import OmegaConf, open_dict
 
 TOLERANCE = 1e-3
@@ -52,9 +53,7 @@ def load_nemo(base, accelerator, ranks):
     config = MegatronGPTModel.restore_from(base, trainer=trainer, return_config=True)
     with open_dict(config):
         config.update(precision=32, megatron_amp_O2=False, tensor_model_parallel_size=ranks)
-    use_tokenizer_of(base, config)
-    refuse_rope_scaling(base, config)
-    model = MegatronGPTModel.restore_from(base, trainer=trainer, override_config_path=config).eval()
+    model = restore(MegatronGPTModel, base, config, trainer).eval()
     model.model.cuda()
     return model
 
@@ -62,7 +61,7 @@ def load_nemo(base, accelerator, ranks):
 def nemo_logits(model):
     """As hugging_face_logits, on every rank."""
     import torch
-    from predictor import whole_vocabulary
+    from nemo_image.predictor import whole_vocabulary
 
     found = []
     for prompt in PROMPTS:
@@ -95,10 +94,8 @@ def compare(expected, found, tokenizer):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--accelerator", required=True, choices=["cpu", "gpu"])
+    parser = arguments(__doc__)
     parser.add_argument("--snapshot", required=True, type=Path, help="directory of the Hugging Face snapshot")
-    parser.add_argument("--base", required=True, type=Path, help="written by convert_model.py or pack_model.py")
     parser.add_argument("--output", required=True, type=Path, help="table, tab-separated")
     args = parser.parse_args()
 

@@ -4,8 +4,8 @@ import argparse
 import random
 from pathlib import Path
 
-from files import read_json, write_jsonl
-from pubmedqa import LABELS, prompt
+from common.files import read_json, write_jsonl
+from common.pubmedqa import LABELS, prompt
 
 
 def stratified_sample(items, size, seed):

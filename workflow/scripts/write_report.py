@@ -11,10 +11,12 @@ import json
 from pathlib import Path
 
 import yaml
-from files import read_json, read_jsonl, replacing
+from common.files import read_json, read_jsonl, replacing
+from evaluation.pictures import draw
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pictures import draw
 
+TEMPLATE = Path(__file__).parent / "../report/report.html.j2"
+LICENCES = Path(__file__).parent / "../report/licences.yaml"
 ERRORS = 3  # shown of each run
 FILES = {"train_lora": "adapter.nemo", "predict": "predictions.jsonl"}  # a step's result
 
@@ -139,13 +141,11 @@ def provenance(models):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--template", required=True, type=Path, help="in Jinja2's language")
     parser.add_argument("--table", required=True, type=Path, help="accuracy.tsv, written by compare_runs.py")
     parser.add_argument("--json", required=True, type=Path, help="accuracy.json, written with it")
     help = "written by evaluate.py; beside it lie provenance.json and predictions.jsonl"
     parser.add_argument("--metrics", required=True, nargs="+", type=Path, help=help)
     parser.add_argument("--test-items", required=True, nargs="+", type=Path, help="…/{dataset}/items/test.json")
-    parser.add_argument("--licences", required=True, type=Path, help="YAML")
     help = "JSON: the entries under models: and datasets: in the configuration that the runs use"
     parser.add_argument("--sources", required=True, type=json.loads, help=help)
     parser.add_argument("--output", required=True, type=Path)
@@ -157,7 +157,7 @@ def main():
     for model in models:
         runs.setdefault(model.metrics["run"], []).append(model)
     used = {str(value) for kind in args.sources.values() for entry in kind.values() for value in entry.values()}
-    licences = yaml.safe_load(args.licences.read_text(encoding="utf-8"))
+    licences = yaml.safe_load(LICENCES.read_text(encoding="utf-8"))
     simulated = [name for name, entry in args.sources["datasets"].items() if "simulate" in entry]
     curves = {run: [m.provenance.get("train_lora", {}).get("curve") for m in of_run] for run, of_run in runs.items()}
     page = {
@@ -177,7 +177,7 @@ def main():
     }
     options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     options["extensions"] = ["jinja2.ext.do"]
-    template = Environment(loader=FileSystemLoader(args.template.parent), **options).get_template(args.template.name)
+    template = Environment(loader=FileSystemLoader(TEMPLATE.parent), **options).get_template(TEMPLATE.name)
     with replacing(args.output) as partial:
         partial.write_text(template.render(page), encoding="utf-8")
     print(f"{args.output}: {len(runs)} runs, {len(models)} models")

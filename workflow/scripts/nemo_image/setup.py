@@ -1,8 +1,8 @@
-"""What train_lora.py and predict.py do alike before NeMo's model is there. Needs only NeMo and what NeMo needs."""
+"""What the steps under torchrun do alike before NeMo is imported, and at their end. Needs only NeMo and its needs."""
 
+import argparse
 import ctypes
 import importlib.util
-import inspect
 import os
 import platform
 import signal
@@ -12,30 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from files import read_jsonl
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from progress import say
-from provenance import versions
-
-
-def load_config(yaml, settings):
-    """NeMo's configuration: the YAML beside the script, its `settings`, then the dotted overrides of settings["nemo"].
-
-    An override of a key that the YAML has not needs a + in front, as in Hydra; without it, this exits.
-    """
-    config = OmegaConf.load(Path(__file__).with_name(yaml))
-    OmegaConf.set_struct(config, True)
-    overrides = settings.get("nemo", [])
-    config = OmegaConf.merge(config, {"settings": {key: value for key, value in settings.items() if key != "nemo"}})
-    for override in overrides:
-        OmegaConf.set_struct(config, not override.startswith("+"))  # as Hydra: + adds a key that is not there
-        try:
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override.lstrip("+")]))
-        except OmegaConfBaseException as error:
-            sys.exit(f"nemo override {override}: {str(error).splitlines()[0]} ({yaml} lists the keys)")
-    OmegaConf.resolve(config)
-    return config
+from common.progress import say
+from common.provenance import versions
 
 
 def exit_all(problem):
@@ -77,19 +55,28 @@ def describe_machine(step, accelerator, settings):
         refuse_gpus(devices, settings["precision"], capabilities)
 
 
+def arguments(description):
+    """The parser of a step that runs under torchrun, with the arguments that all of them have."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
+    parser.add_argument("--accelerator", required=True, choices=["cpu", "gpu"])
+    parser.add_argument("--base", required=True, type=Path, help="unpacked .nemo directory, of convert_model.py")
+    return parser
+
+
 def prepare_nemo(accelerator):
     """Supplies what NeMo misses on this machine. Before any other import of nemo or megatron."""
     # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if accelerator == "cpu":
-        import nemo_cpu
+        from nemo_image import cpu
 
-        nemo_cpu.install()
+        cpu.install()
     elif importlib.util.find_spec("transformer_engine") is None:
-        import nemo_torch
+        from nemo_image import torch_parts
 
-        nemo_torch.install()
+        torch_parts.install()
     load_quickly()
 
 
@@ -130,36 +117,3 @@ def end_distributed():
 
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-def use_tokenizer_of(base, model_config):
-    """A Hugging Face tokenizer is a directory of the base: its path stands in no file, as the base may be moved."""
-    if model_config.tokenizer.library == "huggingface":
-        model_config.tokenizer.type = os.path.join(base, "tokenizer")
-
-
-def refuse_rope_scaling(base, model_config):
-    """Exits where the base needs Llama 3.1's rope scaling, and this NeMo has none or one with fixed factors."""
-    from nemo.collections.common.parts import utils
-
-    known = getattr(utils, "apply_rope_scaling", None)
-    known = inspect.signature(known).parameters if known else ()
-    if model_config.get("scale_positional_embedding") and "scale_factor" not in known:
-        exit_all(f"{base}: the model needs llama3 rope scaling, which this NeMo has not: take an image with NeMo 2.2.")
-
-
-def refuse_tensor_parallelism(base, ranks):
-    """Exits where the base's heads can't be shared out evenly to `ranks` devices."""
-    model = OmegaConf.load(Path(base, "model_config.yaml"))
-    for key in ("num_attention_heads", "num_query_groups"):
-        if model[key] % ranks:
-            exit_all(f"{base}: tensor_model_parallel_size {ranks} does not divide its {model[key]} {key}.")
-
-
-def refuse_long_prompts(tokenizer, file, longest):
-    """Exits where a prompt of a JSON Lines file has more than `longest` tokens; NeMo would cut off its end."""
-    for row in read_jsonl(file):
-        if (tokens := len(tokenizer.text_to_ids(row["input"].strip(" ")))) > longest:
-            exit_all(
-                f"{file}: the prompt of {row['pmid']} has {tokens} tokens; max_seq_length leaves {longest} for it."
-            )

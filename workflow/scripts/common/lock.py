@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from files import replacing
+from common.files import replacing
 
 BEAT = 5  # seconds between two heartbeats
 SILENCE = 60  # seconds without a heartbeat, after which a holder counts as dead

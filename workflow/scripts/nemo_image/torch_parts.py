@@ -1,11 +1,11 @@
 """Lets NeMo's Megatron-GPT classes run without TransformerEngine and apex: their parts in plain PyTorch.
 
-For NeMo 2.0 … 2.2 with megatron-core 0.9 … 0.11, on CPU (see nemo_cpu.py) and on a GPU whose environment lacks
+For NeMo 2.0 … 2.2 with megatron-core 0.9 … 0.11, on CPU (see cpu.py) and on a GPU whose environment lacks
 TransformerEngine. NVIDIA's images have both: there nobody imports this file. Parameter names, shapes and checkpoints
 are those of the TransformerEngine layers.
 
-    import nemo_torch   # before any other import of nemo or megatron
-    nemo_torch.install()
+    from nemo_image import torch_parts  # before any other import of nemo or megatron
+    torch_parts.install()
 """
 
 import math

@@ -4,7 +4,7 @@ Intervals are of 95 %: Wilson's for one model's accuracy, else by bootstrap over
 """
 
 import numpy as np
-from pubmedqa import LABELS
+from common.pubmedqa import LABELS
 from scipy.stats import bootstrap, permutation_test
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, f1_score
 from sklearn.metrics import precision_recall_fscore_support as precision_recall_f1

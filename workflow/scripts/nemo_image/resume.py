@@ -12,8 +12,8 @@ import time
 import zipfile
 from pathlib import Path
 
-from files import sha256
-from nemo_setup import exit_all
+from common.files import sha256
+from nemo_image.setup import exit_all
 
 
 def fingerprint(settings, files):

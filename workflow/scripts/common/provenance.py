@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from files import sha256, write_json
+from common.files import sha256, write_json
 
 PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "transformer-engine", "scikit-learn", "scipy", "statsmodels")
 START = datetime.datetime.now(datetime.timezone.utc)  # of this process

@@ -6,7 +6,7 @@ of it is whole.
 
 from fnmatch import fnmatch
 
-from files import sha256, write_json
+from common.files import sha256, write_json
 
 # Not "*.safetensors": some repositories hold the same weights a second time as consolidated.safetensors.
 PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from progress import say
+from common.progress import say
 
 
 def whole_vocabulary(logits, model):

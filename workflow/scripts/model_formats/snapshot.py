@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from files import read_json
+from common.files import read_json
 from safetensors import SafetensorError, safe_open
 
 ARCHITECTURES = ("MistralForCausalLM", "LlamaForCausalLM")
@@ -111,6 +111,12 @@ class Snapshot:
             }.items():
                 shapes[f"model.layers.{layer}.{name}.weight"] = shape
         return shapes
+
+    def checksums(self):
+        """{file: sha256} as the snapshot's manifest has it; empty where there is none."""
+        manifest = self.directory / "manifest.json"
+        files = read_json(manifest)["files"] if manifest.exists() else {}
+        return {name: file["sha256"] for name, file in files.items()}
 
     def missing_file(self):
         """A file with weights that the index names and that is not there, or None."""

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from progress import Progress
+from common.progress import Progress
 
 THREADS = 4  # a single one leaves a parallel file system idle, and the disk while it reads
 BLOCK = 1 << 22  # bytes

@@ -1,9 +1,9 @@
 """Lets NeMo's Megatron-GPT classes run on a CPU (gloo): CUDA's part of torch is pointed at the CPU.
 
-Changes nothing of NeMo on disk. What TransformerEngine and apex would supply comes from nemo_torch.py.
+Changes nothing of NeMo on disk. What TransformerEngine and apex would supply comes from torch_parts.py.
 
-    import nemo_cpu   # before any other import of nemo or megatron
-    nemo_cpu.install()
+    from nemo_image import cpu  # before any other import of nemo or megatron
+    cpu.install()
 """
 
 import logging
@@ -12,8 +12,8 @@ import sys
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU that happens to be there stays out of it
 
-import nemo_torch
 import torch
+from nemo_image import torch_parts
 from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def patch_torch():
     cuda.is_bf16_supported = lambda *args, **kwargs: True
     cuda.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     cuda.set_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
-    # NeMo's get_optimizer refuses fused_adam (nemo_torch's AdamW) without CUDA
+    # NeMo's get_optimizer refuses fused_adam (torch_parts's AdamW) without CUDA
     cuda.is_available = lambda: sys._getframe(1).f_code.co_name == "get_optimizer"
     for owner in (torch.Tensor, torch.nn.Module):
         owner.cuda = lambda self, *args, **kwargs: self
@@ -86,5 +86,5 @@ def patch_random_state():
 
 def install():
     patch_torch()
-    nemo_torch.install()
+    torch_parts.install()
     patch_random_state()

@@ -1,5 +1,13 @@
-"""What the Snakemake process does for its jobs on a cluster: the token stays with it, nothing is submitted twice, and a
-failed job is told of in one sentence."""
+"""What the Snakemake process does for its jobs on a cluster: the token stays with it, each job asks for its GPUs,
+nothing is submitted twice, and a failed job is told of in one sentence."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from . import Problem
 
 
 def keep_token_to_this_process():
@@ -15,19 +23,48 @@ def keep_token_to_this_process():
         os.environ.update(HF_TOKEN_PATH=os.path.join(os.sep, "proc", str(os.getpid()), "fd", str(file)))
 
 
+def check_profile(settings, gpu_rules):
+    """Raises Problem where a profile still has YOUR_…, or one for SLURM asks for no GPU for a rule that needs some.
+
+    settings: Snakemake's resource_settings. gpu_rules: the names that the rules with GPUs have in this workflow.
+    """
+    profile = {"default-resources": settings.default_resources or {}, **settings.overwrite_resources}
+    profile = {
+        rule: {name: str(getattr(value, "raw", value)) for name, value in values.items()}
+        for rule, values in profile.items()
+    }
+    for rule, values in profile.items():
+        for name, value in values.items():
+            if "YOUR_" in value:
+                raise Problem(f"the profile: {rule}: {name}: {value} is a placeholder: put in your site's name for it")
+    if not any(name.startswith("slurm_") for values in profile.values() for name in values):
+        return
+    for rule in gpu_rules:
+        asked = profile["default-resources"] | profile.get(rule, {})
+        if "gpu" not in asked and "gpu" not in asked.get("gres", "") + asked.get("slurm_extra", ""):
+            named = next((name for name in profile if rule.endswith(name)), None)
+            hint = (
+                f"has {named}; it needs {rule}" if named else f"has no {rule} with gres, as profiles/slurm-generic has"
+            )
+            raise Problem(f"the profile: {rule} would get no GPU, as set-resources {hint}")
+
+
+def comment_of(job):
+    """The comment that the executor gives to a job's SLURM job."""
+    wildcards = "_".join(job.wildcards).replace(os.sep, "_")
+    return f"rule_{job.rule.name}_wildcards_{wildcards}" if wildcards else f"rule_{job.rule.name}"
+
+
 def check_queue(jobs):
-    """Ends where SLURM still has one of these jobs, left there by a Snakemake that was killed."""
-    made_by = {}  # by the comment that the executor gives to its SLURM job
-    for job in jobs:
-        wildcards = "_".join(job.wildcards).replace(os.sep, "_")
-        made_by[f"rule_{job.rule.name}_wildcards_{wildcards}" if wildcards else f"rule_{job.rule.name}"] = job
+    """Raises Problem where SLURM still has one of these jobs, left there by a Snakemake that was killed."""
+    made_by = {comment_of(job): job for job in jobs}
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%Z|%k"]  # id, state, directory, comment
     for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines():
         number, state, directory, comment = line.split("|", 3)
         if comment in made_by and os.path.realpath(directory) == os.path.realpath(os.getcwd()):
             left = f"SLURM job {number}, {state.lower()}, of an earlier snakemake makes it"
             then = f"Wait for its end, or end it (scancel {number}), then run again."
-            sys.exit(f"{made_by[comment].output[0]}: {left}. {then}")
+            raise Problem(f"{made_by[comment].output[0]}: {left}. {then}")
 
 
 def state_of(number):
@@ -37,7 +74,7 @@ def state_of(number):
     return next((state for state in states if state not in ("COMPLETED", "FAILED")), "FAILED")
 
 
-def explain_failures(logs):
+def explain_failures(workflow, logs):
     """One sentence for each failed job: its rule, run, SLURM job and the log to open."""
     pattern = r"Job (\d+) has been submitted with SLURM jobid (\d+) \(log: (.*)\)\."
     submitted = {job: rest for job, *rest in re.findall(pattern, "".join(Path(log).read_text() for log in logs))}
@@ -51,22 +88,3 @@ def explain_failures(logs):
         else:
             happened = f"SLURM did not take the job. See sbatch's error message above, or in {logs[0]}."
         print(f"{name}: {happened}", file=sys.stderr)
-
-
-if sys.platform == "linux":
-    keep_token_to_this_process()
-
-
-onstart:
-    jobs = list(workflow.dag.needrun_jobs())
-    if nemo_jobs := [job for job in jobs if job.rule.name in ("train_lora", "predict", "verify_model")]:
-        check_machine(nemo_jobs)
-    if not workflow.local_exec and shutil.which("squeue"):
-        check_queue(jobs)
-    # a training that is forced starts anew: by its checkpoints it would only go on where it ended
-    for job in filter(lambda job: job.rule.name == "train_lora" and workflow.dag.reason(job).forced, jobs):
-        Path(job.params.work_dir, "training/state/fingerprint").unlink(missing_ok=True)
-
-
-onerror:
-    explain_failures(log)

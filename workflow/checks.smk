@@ -1,0 +1,32 @@
+"""Checks of the configuration, at once: a mistake ends the call before any job, in one sentence."""
+
+import yaml
+from snakemake.utils import validate
+
+Problem = of_clone("planning").Problem
+slurm = of_clone("planning.slurm")
+SCHEMA = yaml.safe_load((WORKFLOW / "schemas/config.schema.yaml").read_text())
+PATHVARS, MODIFIER = workflow.pathvars, workflow.modifier  # this module's: later, they would be the caller's
+FILES = [] if IS_MODULE else [CONFIGFILE]  # that the configuration is from, later ones over earlier ones
+FILES += [Path(file) for file in workflow.configfiles if Path(file) not in FILES]
+GPU_RULES = {name: MODIFIER.modify_rulename(name) for name in ("train_lora", "predict", "verify_model")}
+
+
+def place(pattern):
+    """A path with its path variables and the module's prefix put in."""
+    return MODIFIER.modify_path(PATHVARS.apply(pattern))
+
+
+try:
+    checks = of_clone("planning.config").Checks(config, FILES)
+    checks.check_schema(SCHEMA)
+    validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
+    for run in config["runs"].values():
+        run["folds"] = list(range(10)) if run["folds"] == "all" else run["folds"]
+    if not IS_MODULE:
+        for argument in sys.argv[1:]:  # Snakemake knows its targets only later
+            checks.check_target(argument, place("<results>/runs"))
+    checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
+    slurm.check_profile(workflow.resource_settings, GPU_RULES.values() if config["accelerator"] == "gpu" else ())
+except Problem as problem:
+    refuse(problem)

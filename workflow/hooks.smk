@@ -1,0 +1,31 @@
+"""Around the jobs: GPUs and binds at once; checks before the first job, explanations after a failure. Of a module the last
+two do not run by themselves: `onstart: peft.onstart()` and `onerror: peft.onerror()` run them."""
+
+binds, start = of_clone("planning.container"), of_clone("planning.start")
+gpus_here = 0
+
+if config["accelerator"] == "gpu" and workflow.is_main_process:  # no more jobs at once than there are GPUs for
+    gpus_here = of_clone("scripts.common.gpus").count_gpus(os.environ)
+    workflow.global_resources.setdefault("gpus", gpus_here)
+if config["image"]:
+    try:
+        binds.bind(workflow.deployment_settings, config, WORKFLOW.parent, place)
+    except Problem as problem:
+        refuse(problem)
+if workflow.is_main_process:
+    for line in parameters.edited_code(place):
+        print(line, file=sys.stderr)
+if not IS_MODULE:
+    of_clone("planning.speed").collect_less_garbage()
+
+
+onstart:
+    slurm.keep_token_to_this_process()
+    try:
+        start.check_jobs(workflow, checks, GPU_RULES, place("<resources>/images"), gpus_here)
+    except Problem as problem:
+        refuse(problem)
+
+
+onerror:
+    slurm.explain_failures(workflow, log)

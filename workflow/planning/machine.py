@@ -1,0 +1,34 @@
+"""What depends on the machine and the clone: the commit of the workflow there, and the GPUs."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+
+def commit_of(clone):
+    """The commit of the workflow, with -dirty where files differ from it; empty where git does not know one."""
+    if not shutil.which("git"):
+        return ""
+    command = ["git", "-c", "safe.directory=*", "-C", clone, "describe", "--always", "--dirty", "--abbrev=40"]
+    return subprocess.run([*command, "--exclude=*"], capture_output=True, text=True).stdout.strip()
+
+
+def torch_is_built_for_cpus():
+    """Whether the torch of this environment is; seen without importing it, which takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    return bool(file and file.exists() and re.search(r"^cuda\b.*= None$", file.read_text(), re.MULTILINE))
+
+
+def check_gpus(checks, run, gpus):
+    """Raises Problem where a run can't have its devices on this machine, which has so many GPUs."""
+    devices = checks.config["runs"][run]["devices"]
+    if devices > gpus:
+        fewer = "set fewer" if gpus else "set accelerator: cpu, for a small model"
+        there = f"{devices}, but this machine has {gpus} GPUs"
+        checks.refuse(["runs", run, "devices"], f"{there}; run on a cluster (--profile), or {fewer}")
+    if not checks.config["image"] and torch_is_built_for_cpus():
+        problem = "gpu, but the torch of this environment is built for CPUs: install one for CUDA, or set image:"
+        checks.refuse(["accelerator"], problem)

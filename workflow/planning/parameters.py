@@ -1,0 +1,213 @@
+"""How rules read the configuration: what they give to their scripts, and what of it Snakemake remembers.
+
+A method with `of_job` in it returns a function of wildcards, which Snakemake calls for each job.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import operator
+import re
+import shlex
+
+import yaml
+from snakemake.settings.types import DeploymentMethod
+
+from ..scripts.common import code
+from .changes import made_by_other_code, state, without_defaults
+from .container import kept_checksum
+from .machine import commit_of
+from .speed import quickly
+
+APPTAINER = DeploymentMethod.APPTAINER
+SHARED = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")
+
+
+class Unrecorded:
+    """A parameter for the shell that Snakemake does not remember: whatever it is, it re-runs nothing."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __str__(self):
+        return str(self.text)
+
+
+class Parameters:
+    """Of one configuration, checked and with the schema's defaults. scripts: the clone's directory of scripts;
+    not_repeated: the steps that an edit of their code alone does not repeat; images: the checksums of images."""
+
+    def __init__(self, workflow, config, schema, scripts, not_repeated, images):
+        self.workflow, self.config, self.schema, self.scripts = workflow, config, schema["$defs"], scripts
+        self.not_repeated, self.images, self.commit = not_repeated, images, commit_of(scripts)
+
+    def script(self, step):
+        """The step's script in the clone, wherever that lies."""
+        return Unrecorded(self.scripts / f"{step}.py")
+
+    def code(self, step):
+        """A checksum of the step's code: its script, what this imports of the project, YAML files and templates."""
+        return "" if step in self.not_repeated else code.digest(self.scripts / f"{step}.py")
+
+    def edited_code(self, place):
+        """A line for each step that is not repeated and whose code is another than the results that are there have."""
+        runs = {name: run for name, run in self.config["runs"].items() if "train" in run}
+        adapters = [
+            f"<results>/runs/{name}/fold{fold}/seed{seed}/adapter.provenance.json"
+            for name, run in runs.items()
+            for fold, seed in itertools.product(run["folds"], run["seeds"])
+        ]
+        bases = [f"<results>/base/{model}.provenance.json" for model in self.config["models"]]
+        for step, results in {"convert_model": bases, "train_lora": adapters}.items():
+            digest = code.digest(self.scripts / f"{step}.py")
+            if files := list(made_by_other_code(map(place, results), digest)):
+                made = f"{len(files)} of its results that are here, as {files[0].removesuffix('.provenance.json')}"
+                rule = self.workflow.modifier.modify_rulename(step)
+                yield f"The code of {step} has changed since it made {made}. They stay; --forcerun {rule} repeats them."
+
+    def train_yaml(self):
+        """A checksum of the values in train_lora.yaml; comments, the order of keys and later_keys are not in it."""
+        values = yaml.safe_load((self.scripts / "train_lora.yaml").read_text(encoding="utf-8"))
+        for key, value in values.pop("later_keys").items():
+            *above, last = key.split(".")
+            place = functools.reduce(operator.getitem, above, values)
+            if place[last] == value or str(place[last]).startswith("${settings."):  # own_settings has what differs
+                del place[last]
+        del values["settings"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+    def having(self, section, *keys):
+        """A regular expression of the names in config[section] whose entry has one of the keys."""
+        names = [name for name, entry in self.config[section].items() if not entry.keys().isdisjoint(keys)]
+        return "|".join(map(re.escape, names)) or "(?!)"
+
+    def flags(self, kind, *keys):
+        """Command-line flags for those of the keys that the wildcard's model or dataset has in the configuration."""
+
+        def of_job(wildcards):
+            entry = self.config[f"{kind}s"][wildcards[kind]]
+            return " ".join(f"--{key} {shlex.quote(str(entry[key]))}" for key in keys if key in entry)
+
+        return quickly(of_job)
+
+    def state_of(self, kind, *keys):
+        """A checksum of the user's own files behind those of the keys that the model or dataset has."""
+
+        def of_job(wildcards):
+            entry = self.config[f"{kind}s"][wildcards[kind]]
+            return "".join(state(entry[key]) for key in keys if key in entry)
+
+        return quickly(of_job)
+
+    def of_run(self, pattern):
+        """A path or number with the run's own {model}, {dataset}, {label}, … put in."""
+
+        def of_job(wildcards):
+            return pattern.format(**self.config["runs"][wildcards.run], **wildcards)
+
+        return quickly(of_job)
+
+    def origin(self, wildcards):
+        """For provenance.json, as environment variables: the commit of the workflow, and the image's checksum."""
+        image = kept_checksum(self.config["image"] or "", self.images)
+        image = image.read_text().split()[0] if image.is_file() else ""
+        return Unrecorded(f"WORKFLOW_COMMIT={self.commit} IMAGE_SHA256={image}")
+
+    def devices(self, wildcards):
+        return self.config["runs"][wildcards.run]["devices"]
+
+    def devices_of_model(self, wildcards):
+        """As many as the model's runs share it out to, so that fp32 has room."""
+        runs = [run for run in self.config["runs"].values() if run["model"] == wildcards.model]
+        return max([run["tensor_model_parallel_size"] for run in runs], default=1)
+
+    def gpus(self, devices):
+        """GPUs of this machine that a job takes; on a cluster it asks for them by the profile. devices: a function of
+        wildcards."""
+
+        def of_job(wildcards):
+            return devices(wildcards) if self.config["accelerator"] == "gpu" and self.workflow.local_exec else 0
+
+        return quickly(of_job)
+
+    def on_gpus(self, devices):
+        """What stands before a command that needs an image or GPUs: it gives it its own."""
+        deal = f"python {shlex.quote(str(self.scripts / 'deal_gpus.py'))} --devices"
+
+        def of_job(wildcards):
+            if self.config["image"] and APPTAINER not in self.workflow.deployment_settings.deployment_method:
+                return Unrecorded(
+                    f"echo 'image: {self.config['image']} is only used with --sdm apptainer' >&2; exit 1;"
+                )
+            return Unrecorded(f"{deal} {devices(wildcards)}" if self.config["accelerator"] == "gpu" else "")
+
+        return quickly(of_job)
+
+    def train_jsonl(self):
+        """The path of the run's training items, where it has `repeat_maybe:` with these more often than once."""
+
+        def of_job(wildcards):
+            run = self.config["runs"][wildcards.run]
+            split = f"train-maybe{run['train']['repeat_maybe']}" if "repeat_maybe" in run["train"] else "train"
+            return f"<results>/data/{run['dataset']}/{run['label']}/fold{wildcards.fold}/{split}.jsonl"
+
+        return quickly(of_job)
+
+    def of_trained(self, pattern):
+        """A path of a run that has `train:` or `choose:`; none of the base alone."""
+
+        def of_job(wildcards):
+            run = self.config["runs"][wildcards.run]
+            return [] if run.keys().isdisjoint(("train", "choose")) else pattern.format(**wildcards)
+
+        return quickly(of_job)
+
+    def of_candidates(self, file):
+        """The path of a file for each fold and seed of a run's candidates."""
+
+        def of_job(wildcards):
+            run = self.config["runs"][wildcards.run]
+            models = itertools.product(run["choose"], run["folds"], run["seeds"])
+            return [f"<results>/runs/{candidate}/fold{fold}/seed{seed}/{file}" for candidate, fold, seed in models]
+
+        return quickly(of_job)
+
+    def settings(self, group):
+        """A run's settings for its script, as one JSON string."""
+
+        def of_job(wildcards):
+            run = self.config["runs"][wildcards.run]
+            return Unrecorded(json.dumps({key: run[key] for key in SHARED} | run[group], sort_keys=True))
+
+        return quickly(of_job)
+
+    def own_settings(self, group):
+        """Those that are not at their default, which Snakemake remembers: a change of theirs, and no other, re-runs."""
+
+        def of_job(wildcards):
+            run = self.config["runs"][wildcards.run]
+            own = without_defaults({key: run[key] for key in SHARED}, self.schema["run"]["properties"])
+            return json.dumps(own | without_defaults(run[group], self.schema[group]["properties"]), sort_keys=True)
+
+        return quickly(of_job)
+
+    def of_targets(self, file):
+        """The paths of a file of each model in the table."""
+        return [
+            f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
+            for run in self.config["targets"]
+            for fold in self.config["runs"][run]["folds"]
+            for seed in self.config["runs"][run]["seeds"]
+        ]
+
+    def names_of_targets(self, kind):
+        """The names of the models or data sets, by `kind`, of the runs in the table."""
+        return sorted({self.config["runs"][run][kind] for run in self.config["targets"]})
+
+    def sources(self):
+        """The models and data sets of the runs in the table as one JSON string: {kind: {name: entry}}."""
+        kinds = [(kind, self.config[kind], self.names_of_targets(kind[:-1])) for kind in ("models", "datasets")]
+        return json.dumps(
+            {kind: {name: entries[name] for name in names} for kind, entries, names in kinds}, sort_keys=True
+        )

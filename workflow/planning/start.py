@@ -1,0 +1,24 @@
+"""What is looked at before the first job: only now it is known which jobs run, and where."""
+
+import shutil
+
+from . import container, machine, slurm
+
+
+def check_jobs(workflow, checks, rules, images, gpus):
+    """Raises Problem where the image or the GPUs for the jobs of this call are not there, or SLURM already has one.
+
+    checks: of the configuration; rules: {name: its name in this workflow} of the rules with GPUs; images: where the
+    image's checksum is kept; gpus: how many this machine has.
+    """
+    jobs = list(workflow.dag.needrun_jobs())
+    of_nemo = [job for job in jobs if job.rule.name in rules.values()]
+    if of_nemo and (image := checks.config["image"]):
+        container.check_image(checks, workflow.deployment_settings.deployment_method)
+        container.keep_checksum(image, images)
+    if of_nemo and checks.config["accelerator"] == "gpu" and workflow.local_exec:
+        runs = {job.wildcards.run for job in of_nemo if job.rule.name != rules["verify_model"]}
+        for run in sorted(runs, key=lambda run: checks.config["runs"][run]["devices"])[-1:]:
+            machine.check_gpus(checks, run, gpus)
+    if not workflow.local_exec and shutil.which("squeue"):
+        slurm.check_queue(jobs)

@@ -1,0 +1,44 @@
+"""Prediction with NeMo, one process a device: in the image where one is configured.
+
+In:   results/base/{model}/, results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, the test items
+Out:  results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl and its .provenance.json
+"""
+
+
+rule predict:
+    input:
+        base=of_run("<results>/base/{model}/model_config.yaml"),
+        adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
+        test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
+    output:
+        predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
+    log:
+        "<logs>/predict/{run}/fold{fold}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/predict/{run}/fold{fold}-seed{seed}.tsv"
+    container:
+        config["image"]
+    threads: lambda wildcards: 4 * devices(wildcards)
+    resources:
+        gpus=gpus(devices),
+    params:
+        script=script("predict"),
+        code=code("predict"),
+        origin=origin,
+        on_gpus=on_gpus(devices),
+        accelerator=config["accelerator"],
+        devices=of_run("{devices}"),
+        base=subpath(input.base, parent=True),
+        own_settings=own_settings("predict"),
+        settings=settings("predict"),
+        work_dir=subpath(output.predictions, parent=True),
+    shell:
+        "{params.origin} {params.on_gpus} torchrun --standalone --nproc-per-node {params.devices} {params.script:q}"
+        " --accelerator {params.accelerator}"
+        " --base {params.base:q}"
+        " --adapter {input.adapter:q}"
+        " --test {input.test:q}"
+        " --settings {params.settings:q}"
+        " --work-dir {params.work_dir:q}/prediction"
+        " --output {output.predictions:q} &> {log:q}"

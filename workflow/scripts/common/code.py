@@ -1,0 +1,49 @@
+"""Of which files a step's code consists, worked out from its imports, and one digest of them. Standard library only."""
+
+import ast
+import hashlib
+import re
+from functools import lru_cache
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+DATA = re.compile(r"[\w./-]+\.(yaml|j2)")
+
+
+def parts_of(file):
+    """What one module of the project needs: the modules that it imports, anywhere in it, and the YAML files and
+    templates beside it that it names by a string, as "train_lora.yaml" or "../report/licences.yaml"."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and DATA.fullmatch(node.value):
+            yield file.parent / node.value
+    for name in names:
+        yield SCRIPTS.joinpath(*name.split(".")).with_suffix(".py")
+
+
+def sources(script):
+    """The files of the project that a script's code consists of, itself among them."""
+    found, waiting = set(), [Path(script).resolve()]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            if file.suffix == ".py":
+                waiting += [part.resolve() for part in parts_of(file) if part.is_file()]
+    return found
+
+
+@lru_cache
+def digest(script):
+    """A checksum of a script's code. No path is in it: moved elsewhere, the code is the same."""
+    return digest_of(*sources(script))
+
+
+def digest_of(*files):
+    """A checksum of files by their contents, in any order."""
+    parts = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]

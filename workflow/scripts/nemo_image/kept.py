@@ -1,0 +1,104 @@
+"""Trainings are kept, each in a directory that is named after its fingerprint: what decides the adapter's numbers.
+
+The fingerprint is of NeMo's configuration and of the contents of base and data. No path is in it, no code and nothing
+of Snakemake: a training that is started again after a moved project, an upgrade or a mistyped and corrected setting is
+taken over. Nothing is removed here; tools/trainings.py lists and removes.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from common.files import read_json, replacing, sha256, write_json
+from nemo_image.resume import fingerprint
+from omegaconf import OmegaConf
+
+
+def base_by_content(base):
+    """What tells one converted base from another: its configuration, and the snapshot's files by their sha256.
+
+    Its own snapshot_manifest_sha256 would do, but a manifest names the snapshot's place.
+    """
+    file, provenance = base / "model_config.yaml", base.with_name(f"{base.name}.provenance.json")
+    if not provenance.is_file() or not (snapshot := read_json(provenance).get("snapshot")):
+        return sha256(file)
+    config = OmegaConf.to_container(OmegaConf.load(file))
+    del config["snapshot_manifest_sha256"]
+    return hashlib.sha256(json.dumps([config, snapshot], sort_keys=True).encode()).hexdigest()
+
+
+def numbers(config):
+    """NeMo's configuration as a dict, without what changes no number: the settings, which are in it where they belong,
+    and keys that came later, at the value that does what was done before."""
+    container = OmegaConf.to_container(config)
+    del container["settings"]
+    for key, value in container.pop("later_keys").items():
+        *above, last = key.split(".")
+        place = container
+        for part in above:
+            place = place[part]
+        if place[last] == value:
+            del place[last]
+    return container
+
+
+class Training:
+    """One training in work_dir/{fingerprint}. config_for(**paths) is NeMo's configuration; paths: those of base, train,
+    val and work_dir; inputs: {name: file}."""
+
+    def __init__(self, work_dir, output, config_for, paths, inputs):
+        self.work_dir, self.output, self.inputs = work_dir, output, inputs
+        config = numbers(config_for(**{name: name for name in paths}))
+        data = {name: sha256(file) for name, file in inputs.items() if name != "base"}
+        parts = [config, base_by_content(inputs["base"].parent), data]
+        self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        self.directory = work_dir / self.fingerprint[:12]
+        self.adapter = self.directory / "adapter.nemo"
+        self.provenance = self.directory / "adapter.provenance.json"
+        former = OmegaConf.to_container(config_for(**paths))  # of before trainings were kept, with paths
+        del former["later_keys"]
+        self.former = fingerprint(former, inputs.values())
+
+    def find(self, anew):
+        """Brings the training to its directory, if it lies where it once did; or away, if it is to be made anew."""
+        mark = self.work_dir / "state/fingerprint"
+        if mark.exists():  # work_dir itself is a training's directory, as it was before trainings were kept
+            former = self.work_dir.with_name(f".{self.work_dir.name}.former")
+            self.work_dir.rename(former)
+            self.work_dir.mkdir()
+            former.rename(self.work_dir / (former / "state/fingerprint").read_text()[:12])
+        if (former := self.work_dir / self.former[:12]).exists() and not self.directory.exists():
+            (former / "state/fingerprint").write_text(self.fingerprint)
+            former.rename(self.directory)
+        if anew and self.directory.exists() and self.begun_by() != anew:
+            self.directory.rename(self.work_dir / f"{self.directory.name}-before-{anew}")
+
+    def begun_by(self):
+        file = self.directory / "state/anew"
+        return file.read_text() if file.exists() else ""
+
+    def begin(self, anew):
+        (self.directory / "state/anew").write_text(anew)
+
+    def is_finished(self):
+        """Is the adapter there, with what was recorded of it?"""
+        if not self.adapter.exists() or not self.provenance.exists():
+            return False
+        return read_json(self.provenance)["sha256"]["result"] == sha256(self.adapter)
+
+    def take_over(self):
+        """Puts the adapter where it is wanted, with its provenance, in which the inputs are as they lie now."""
+        with replacing(self.output) as partial:
+            shutil.copyfile(self.adapter, partial)
+        provenance = read_json(self.provenance)
+        provenance["sha256"] |= {name: sha256(file) for name, file in self.inputs.items()}
+        write_json(self.output.with_suffix(".provenance.json"), provenance, indent=1)
+
+    def disk(self):
+        sizes = [sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) for place in self.places()]
+        kept = f"{len(sizes)} training{'s' * (len(sizes) > 1)}, {sum(sizes) / 1e9:.2f} GB"
+        return f"{kept}, kept in {self.work_dir}; workflow/tools/trainings.py lists and removes them"
+
+    def places(self):
+        return [place for place in Path(self.work_dir).iterdir() if place.is_dir()]

@@ -1,0 +1,80 @@
+"""NeMo's configuration and models: how the steps load them, and what they refuse. Needs only NeMo and its needs."""
+
+import inspect
+import os
+import sys
+from pathlib import Path
+
+from common.files import read_jsonl
+from nemo_image.setup import exit_all
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+SCRIPTS = Path(__file__).parents[1]
+
+
+def load_config(yaml, settings):
+    """NeMo's configuration: the step's YAML, its `settings`, then the dotted overrides of settings["nemo"].
+
+    An override of a key that the YAML has not needs a + in front, as in Hydra; without it, this exits.
+    """
+    config = OmegaConf.load(SCRIPTS / yaml)
+    OmegaConf.set_struct(config, True)
+    overrides = settings.get("nemo", [])
+    config = OmegaConf.merge(config, {"settings": {key: value for key, value in settings.items() if key != "nemo"}})
+    for override in overrides:
+        OmegaConf.set_struct(config, not override.startswith("+"))  # as Hydra: + adds a key that is not there
+        try:
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([override.lstrip("+")]))
+        except OmegaConfBaseException as error:
+            sys.exit(f"nemo override {override}: {str(error).splitlines()[0]} ({yaml} lists the keys)")
+    OmegaConf.resolve(config)
+    return config
+
+
+def make_trainer(builder, config):
+    """The trainer that one of NeMo's builder classes makes."""
+    precision = config.trainer.precision
+    trainer = builder(config).create_trainer()
+    config.trainer.precision = precision  # older builders leave None there
+    return trainer
+
+
+def restore(model_class, base, model_config, trainer):
+    """The model of an unpacked .nemo directory, as model_config has it."""
+    use_tokenizer_of(base, model_config)
+    refuse_rope_scaling(base, model_config)
+    return model_class.restore_from(base, override_config_path=model_config, trainer=trainer)
+
+
+def use_tokenizer_of(base, model_config):
+    """A Hugging Face tokenizer is a directory of the base: its path stands in no file, as the base may be moved."""
+    if model_config.tokenizer.library == "huggingface":
+        model_config.tokenizer.type = os.path.join(base, "tokenizer")
+
+
+def refuse_rope_scaling(base, model_config):
+    """Exits where the base needs Llama 3.1's rope scaling, and this NeMo has none or one with fixed factors."""
+    from nemo.collections.common.parts import utils
+
+    known = getattr(utils, "apply_rope_scaling", None)
+    known = inspect.signature(known).parameters if known else ()
+    if model_config.get("scale_positional_embedding") and "scale_factor" not in known:
+        exit_all(f"{base}: the model needs llama3 rope scaling, which this NeMo has not: take an image with NeMo 2.2.")
+
+
+def refuse_tensor_parallelism(base, ranks):
+    """Exits where the base's heads can't be shared out evenly to `ranks` devices."""
+    model = OmegaConf.load(Path(base, "model_config.yaml"))
+    for key in ("num_attention_heads", "num_query_groups"):
+        if model[key] % ranks:
+            exit_all(f"{base}: tensor_model_parallel_size {ranks} does not divide its {model[key]} {key}.")
+
+
+def refuse_long_prompts(tokenizer, file, longest):
+    """Exits where a prompt of a JSON Lines file has more than `longest` tokens; NeMo would cut off its end."""
+    for row in read_jsonl(file):
+        if (tokens := len(tokenizer.text_to_ids(row["input"].strip(" ")))) > longest:
+            exit_all(
+                f"{file}: the prompt of {row['pmid']} has {tokens} tokens; max_seq_length leaves {longest} for it."
+            )
