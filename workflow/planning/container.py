@@ -60,8 +60,8 @@ def existing(path):
 def binds(paths, here):
     """Apptainer's --bind options by which each path is in the container what it is on this machine, links and all.
 
-    A path that is not there yet is seen by the directory above it. Snakemake binds `here`, the working directory. Raises
-    Problem where a path can't be bound.
+    A path that is not there yet is seen by the directory above it. Snakemake binds `here`, the working directory.
+    Raises Problem where a path can't be bound.
     """
     found = {}
     for path in map(Path, paths):
