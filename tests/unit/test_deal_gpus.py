@@ -195,6 +195,7 @@ def test_no_nvidia_smi(machine):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals(machine, number):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest runs in the background
     job = machine.deal(4, "sh", "-c", f"trap 'echo ends' {number:d}; echo $$; while :; do sleep 0.05; done")
     assert int(job.stdout.readline()) == job.pid
     waiting = machine.deal(1)
