@@ -30,7 +30,7 @@ test-cluster-long: .venv/installed
 lint: .venv/installed
 	ruff check .
 	ruff format --check .
-	snakefmt --check Snakefile workflow/rules/*.smk
+	snakefmt --check Snakefile workflow
 	snakemake --lint
 
 docs: .venv/installed
