@@ -39,6 +39,7 @@ docs: .venv/installed
 .venv/installed: envs/requirements.txt envs/nemo.txt
 	@echo "Setting up .venv: about 1 GB to fetch from PyPI, 3 GB of disk, 3 minutes. On Linux PyPI's torch is built for CUDA,"
 	@echo "several GB more; a CPU build serves: export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
+	@test ! -L .venv || { echo '.venv is a link: --clear would empty what it leads to. Remove the link.'; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --requirement envs/requirements.txt
 	.venv/bin/python -m pip install --quiet --no-deps --requirement envs/nemo.txt
@@ -46,6 +47,7 @@ docs: .venv/installed
 
 .venv-2.0.0rc0/installed: envs/requirements.txt tests/generations/requirements.txt
 	@echo "Setting up .venv-2.0.0rc0, an older generation of NeMo: 3 GB of disk, 3 minutes."
+	@test ! -L .venv-2.0.0rc0 || { echo '.venv-2.0.0rc0 is a link: --clear would empty what it leads to. Remove the link.'; exit 1; }
 	$(PYTHON) -m venv --clear .venv-2.0.0rc0
 	.venv-2.0.0rc0/bin/python -m pip install --quiet --no-deps --requirement envs/requirements.txt
 	.venv-2.0.0rc0/bin/python -m pip install --quiet --no-deps --requirement tests/generations/requirements.txt
