@@ -18,7 +18,7 @@ WORKFLOW = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
 class Refusal(WorkflowError):
     """One sentence for the user, without the lines of ours that Snakemake would list around it."""
 
-    __traceback__ = None
+    __traceback__ = property(lambda self: None, lambda self, value: None)  # whoever sets it
 
 
 def refuse(problem):
