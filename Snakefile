@@ -1,7 +1,3 @@
 """What `snakemake` finds here. The workflow itself is workflow/Snakefile."""
 
-
-include: "workflow/Snakefile"
-
-
-workflow.default_target = "all"  # Snakemake takes none from an included file
+workflow.include("workflow/Snakefile", overwrite_default_target=True)  # `include:` takes no default target from it

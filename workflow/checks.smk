@@ -18,7 +18,7 @@ def place(pattern):
 
 
 try:
-    checks = of_clone("planning.config").Checks(config, FILES)
+    checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None)
     checks.check_schema(SCHEMA)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
     for run in config["runs"].values():
@@ -27,6 +27,7 @@ try:
         for argument in sys.argv[1:]:  # Snakemake knows its targets only later
             checks.check_target(argument, place("<results>/runs"))
     checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
-    slurm.check_profile(workflow.resource_settings, GPU_RULES.values() if config["accelerator"] == "gpu" else ())
+    used = [GPU_RULES[name] for name in GPU_RULES if MODIFIER.avail_rulename(name)]  # of a module perhaps a few only
+    slurm.check_profile(workflow.resource_settings, used if config["accelerator"] == "gpu" else ())
 except Problem as problem:
     refuse(problem)

@@ -1,6 +1,7 @@
 """Where things are: scripts, schema and default configuration in the clone; configuration, results and logs in the working
 directory, whoever calls, from wherever, as a workflow or as a module of one."""
 
+import copy
 import importlib
 import sys
 import types
@@ -14,11 +15,17 @@ IS_HOSTED = not isinstance(workflow.current_basedir, LocalSourceFile)
 WORKFLOW = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
 
 
+class Refusal(WorkflowError):
+    """One sentence for the user, without the lines of ours that Snakemake would list around it."""
+
+    __traceback__ = property(lambda self: None, lambda self, value: None)  # whoever sets it
+
+
 def refuse(problem):
-    """Ends the call with one sentence for the user."""
+    """Ends the call with one sentence for the user; of a module its caller has the last word on that."""
     if IS_MODULE:
-        raise WorkflowError(problem)
-    sys.exit(str(problem))  # a WorkflowError would name a line of ours before it
+        raise Refusal(str(problem))
+    sys.exit(str(problem))
 
 
 def of_clone(name):
@@ -32,10 +39,13 @@ def of_clone(name):
 
 if IS_HOSTED:
     refuse(
-        f"{WORKFLOW}: only this file came along, not the workflow's scripts. Clone the repository and give `snakefile:` the path of its workflow/Snakefile"
+        f"{workflow.current_basedir}: a Snakefile from afar comes without the workflow's scripts."
+        " Clone the repository, and name workflow/Snakefile in it by its path"
     )
-if IS_MODULE and not workflow.modifier.skip_configfile:
-    refuse(f"module {__name__}: has no `config:`, without which it would read yours. Give it one, as `config: config`")
+if IS_MODULE:
+    if not workflow.modifier.skip_configfile:
+        refuse(f"module {__name__}: has no `config:`, without which it would read yours. Give it one: `config: config`")
+    config = copy.deepcopy(config)  # to put in what is missing; the caller's stays as it is
 
 CONFIGFILE = Path("config/config.yaml")
 if not IS_MODULE and not CONFIGFILE.exists():

@@ -17,19 +17,23 @@ def has(tree, path):
 
 
 class Checks:
-    """The checks of one configuration. files: what it was read from, later ones over earlier ones.
+    """The checks of one configuration. files: what it was read from, later ones over earlier ones. module: its name,
+    where a Snakefile of the user gives the configuration, of which nobody knows from where it has it.
 
     Each method raises Problem, which names the file that has the last word on the key.
     """
 
-    def __init__(self, config, files):
-        self.config, self.files = config, [os.path.relpath(file) for file in files]
+    def __init__(self, config, files, module=None):
+        self.config, self.files, self.module = config, [os.path.relpath(file) for file in files], module
 
     def refuse(self, path, problem):
         path = [part for part in path if isinstance(part, str)]  # without places in a list
-        having = (file for file in reversed(self.files) if has(yaml.safe_load(Path(file).read_text()), path))
-        file = next(having, self.files[0] if self.files else "config")
-        raise Problem(f"{file}: {'.'.join(path)}: {problem}")
+        having = [file for file in self.files if has(yaml.safe_load(Path(file).read_text()), path)]
+        if self.module and not (path and having):
+            place = f"config of module {self.module}"
+        else:
+            place = (having or self.files[:1])[-1]
+        raise Problem(": ".join(filter(None, [place, ".".join(path), problem])))
 
     def check_schema(self, schema):
         for section in ("models", "datasets"):  # by null a further configuration file takes a key away

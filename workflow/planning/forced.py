@@ -1,12 +1,12 @@
 """--forcerun and its like, told to a job that would else take over what is already there."""
 
 import os
-import time
 
 from .parameters import Unrecorded
 from .speed import quickly
 
-VARIABLE = "TRAIN_ANEW"  # for jobs on a cluster: the call that forces, and the files that it forces or *, a line each
+# For jobs on a cluster: the call that forces, and the rules or files that it forces, a line each.
+VARIABLE = "TRAIN_ANEW"
 
 
 def is_forced(settings, rule, file):
@@ -20,17 +20,16 @@ def anew(workflow, rule):
 
     CALL is the same for all attempts of a job, so that the second goes on where the first was cut off.
     """
-    call = f"{time.time():.0f}-{os.getpid()}"
+    call = f"{workflow.start_time.timestamp():.0f}-{os.getpid()}"
 
     def of_job(wildcards, output):
+        told, *forced = os.environ.get(VARIABLE, "").split("\n")
         if not workflow.is_main_process:
-            told, *files = os.environ.get(VARIABLE, "").split("\n")
-            return Unrecorded(f"--anew {told}" if {"*", output[0]} & set(files) else "")
+            return Unrecorded(f"--anew {told}" if {rule, output[0]} & set(forced) else "")
         if not is_forced(workflow.dag_settings, rule, output[0]):
             return Unrecorded("")
-        files = os.environ.get(VARIABLE, call).split("\n")[1:]
         every = workflow.dag_settings.forceall or rule in workflow.dag_settings.forcerun
-        os.environ[VARIABLE] = "\n".join([call, *({"*"} if every else {*files, output[0]})])
+        os.environ[VARIABLE] = "\n".join([call, *sorted({*forced, rule if every else output[0]})])
         return Unrecorded(f"--anew {call}")
 
     return quickly(of_job)
