@@ -1,5 +1,5 @@
-"""What an edit of a file re-runs: of the workflow's own, each in turn, and of the user's. Plans only, but of every rule,
-in a project whose outputs are marked as made."""
+"""What an edit of a file re-runs: of the workflow's own, each in turn, and of the user's. Plans only, but of every
+rule, in a project whose outputs are marked as made."""
 
 import itertools
 import os
