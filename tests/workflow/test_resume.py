@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from common.files import read_json, read_jsonl, write_jsonl
+from common.files import read_json, read_jsonl, sha256, write_jsonl
 from helpers import SCRIPTS, adapter_weights, environment
 from nemo_image.resume import fingerprint, prepare
 
@@ -19,13 +19,13 @@ SETTINGS |= {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": STEPS, 
 SETTINGS |= {"warmup_steps": 2, "target_modules": ["attention_qkv", "mlp_fc2"], "adapter_dim": 8}
 
 
-def start(inputs, ranks, minutes=60, **changes):
-    """Starts training in inputs/work (the same paths every time, as in a workflow); returns the process."""
+def start(inputs, ranks, minutes=60, work="work", **changes):
+    """Starts training in inputs/{work} (the same paths every time, as in a workflow); returns the process."""
     settings = SETTINGS | {"devices": ranks, "tensor_model_parallel_size": ranks} | changes
     command = ["torchrun", "--standalone", "--nproc-per-node", str(ranks), SCRIPTS / "train_lora.py"]
     command += ["--accelerator", "cpu", "--base", inputs / "base", "--train", inputs / "train.jsonl"]
     command += ["--val", inputs / "val.jsonl", "--settings", json.dumps(settings), "--seed", "0"]
-    command += ["--time-limit", minutes, "--work-dir", inputs / "work", "--output", inputs / "adapter.nemo"]
+    command += ["--time-limit", minutes, "--work-dir", inputs / work, "--output", inputs / "adapter.nemo"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     return subprocess.Popen(list(map(str, command)), env=environment(), **options)
 
@@ -37,10 +37,10 @@ def finish(process):
     return output
 
 
-def kill_at(process, inputs, step, ranks, number=signal.SIGKILL):
+def kill_at(process, inputs, step, ranks, number=signal.SIGKILL, work="work"):
     """Sends torchrun's process group a signal once the checkpoint of `step` is being written; waits for all's end."""
-    pattern = f"checkpoints/{'mp_rank_00/' if ranks > 1 else ''}*-step={step}-*"
-    while not list((inputs / "work").glob(pattern)):
+    pattern = f"*/checkpoints/{'mp_rank_00/' if ranks > 1 else ''}*-step={step}-*"
+    while not list((inputs / work).glob(pattern)):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)
     os.killpg(process.pid, number)
@@ -63,9 +63,14 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     words = f"Stopped after 1 of {STEPS} steps, as the time limit is near. Run again to continue."
     assert stopped.returncode != 0 and output.count(words) == 1, output
     assert not (inputs / "adapter.nemo").exists() and not (inputs / "work.lock").exists()
-    kill_at(start(inputs, ranks), inputs, 2, ranks, signal.SIGTERM)
+    if ranks == 1:  # an excursion to another learning rate: another training, which touches nothing of this one
+        output = start(inputs, ranks, minutes=1, lr=1e-2).communicate()[0]
+        assert words in output and "train_lora: starts" in output
+    (inputs / "work").rename(inputs / "moved")  # the project is moved, and back: checkpoints name each other by paths
+    kill_at(start(inputs, ranks, work="moved"), inputs, 2, ranks, signal.SIGTERM, work="moved")
+    (inputs / "moved").rename(inputs / "work")
     kill_at(start(inputs, ranks), inputs, 6, ranks)
-    checkpoints = inputs / "work/checkpoints"
+    (checkpoints,) = (place for place in (inputs / "work").glob("*/checkpoints") if list(place.rglob("*step=6*")))
     places = [checkpoints] if ranks == 1 else list(checkpoints.glob("mp_rank_*"))
     last = 6
     if all(list(place.glob("*step=4*.ckpt")) for place in places):  # NeMo has not yet removed it: cut the newer one
@@ -81,9 +86,18 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     assert provenance["curve"] == curve  # each step once, those before the interruptions, too
     attempts = [attempt["after_step"] for attempt in provenance["attempts"]]
     assert len(attempts) == 4 and attempts[:2] == [0, 1] and attempts[1] <= attempts[2] < attempts[3] == last
-    (inputs / "adapter.nemo").unlink()
-    assert f"train_lora: continues after step {STEPS}" in finish(start(inputs, ranks))  # asked for once more
+
+    (inputs / "adapter.nemo").unlink()  # asked for once more
+    output = finish(start(inputs, ranks))  # torchrun ends with 0: each rank did
+    assert f"train_lora: takes over the finished training in {checkpoints.parent}" in output
+    assert "NeMo is imported" not in output
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
+    assert read_json(inputs / "adapter.provenance.json") == provenance
+
+    kept = checkpoints.parent / "adapter.nemo"  # damaged: it is made again from the last checkpoint
+    kept.write_bytes(undisturbed[:1000])
+    assert f"train_lora: continues after step {STEPS}" in finish(start(inputs, ranks))
+    assert (inputs / "adapter.nemo").read_bytes() == kept.read_bytes() == undisturbed
     assert read_json(inputs / "adapter.provenance.json")["validation_loss"] == loss
     assert read_json(inputs / "adapter.provenance.json")["curve"] == curve
     (inputs / "adapter.nemo").unlink()
@@ -98,21 +112,28 @@ def test_a_training_that_nemo_stops_is_not_taken_for_done(inputs):
 
 
 def test_the_best_checkpoint_wins_though_training_goes_on(inputs):
+    """Also where all steps are done, the adapter is not, and the training's directory was moved meanwhile."""
     items = [item | {"output": "the"} for item in read_jsonl(inputs / "val.jsonl")]  # an answer that it unlearns
     write_jsonl(inputs / "val.jsonl", items)
-    for words in ("starts", f"continues after step {STEPS}"):
-        output = finish(start(inputs, 2, lr=0.1))
+    for work, words in ("work", "starts"), ("moved", f"continues after step {STEPS}"):
+        output = finish(start(inputs, 2, work=work, lr=0.1))
         assert f"train_lora: {words}" in output
         provenance = read_json(inputs / "adapter.provenance.json")
         losses = {step["step"]: step["validation_loss"] for step in provenance["curve"] if "validation_loss" in step}
         best = min(losses, key=losses.get)
+        made = provenance["sha256"]["result"]
+        (kept,) = (kept for kept in (inputs / work).glob("*/adapter.nemo") if sha256(kept) == made)
         assert best < STEPS and provenance["validation_loss"] == losses[best]
         for rank in ("mp_rank_00", "mp_rank_01"):
-            (file,) = (inputs / "work/checkpoints" / rank).glob(f"*-step={best}-consumed_samples={best * 4}.0.ckpt")
+            file = f"checkpoints/{rank}/*-step={best}-consumed_samples={best * 4}.0.ckpt"
+            (file,) = kept.parent.glob(file)
             saved = torch.load(file, weights_only=False)["state_dict"]
             weights = adapter_weights(inputs / "adapter.nemo", rank)
             assert weights.keys() == saved.keys() and all(weights[name].equal(saved[name]) for name in weights)
         (inputs / "adapter.nemo").unlink()
+        if work == "work":
+            kept.unlink()
+            (inputs / "work").rename(inputs / "moved")
 
 
 def checkpoint(path, whole=True):

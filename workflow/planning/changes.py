@@ -1,9 +1,17 @@
 """What Snakemake does not see by itself: a change of the user's own files, and of code whose edit repeats nothing."""
 
+import functools
 import hashlib
 import importlib.util
+import itertools
+import json
+import operator
 import re
 from pathlib import Path
+
+import yaml
+
+from ..scripts.common import code
 
 LARGE = 10_000_000  # bytes; of larger files, size and time of the last change stand for the contents
 
@@ -34,11 +42,42 @@ def made_by_other_code(provenances, digest):
     """Those of the provenance files that are there and name another digest of the code."""
     for file in provenances:
         try:
-            code = re.search(r'"code": "(\w+)"', Path(file).read_text(encoding="utf-8"))
+            named = re.search(r'"code": "(\w+)"', Path(file).read_text(encoding="utf-8"))
         except FileNotFoundError:
             continue
-        if code and code[1] != digest:
+        if named and named[1] != digest:
             yield file
+
+
+def edited_steps(steps, scripts, config, place):
+    """(step, the provenance files of its results that are there from other code) for those of the steps that have any.
+
+    A download is not among them: its results are checked by their sha256. place: puts path variables in.
+    """
+    adapters = [
+        f"<results>/runs/{name}/fold{fold}/seed{seed}/adapter.provenance.json"
+        for name, run in config["runs"].items()
+        for fold, seed in itertools.product(run["folds"], run["seeds"])
+        if "train" in run
+    ]
+    bases = [f"<results>/base/{model}.provenance.json" for model in config["models"]]
+    provenances = {"convert_model": bases, "train_lora": adapters}
+    for step in filter(provenances.get, steps):
+        digest = code.digest(scripts / f"{step}.py")
+        if files := list(made_by_other_code(map(place, provenances[step]), digest)):
+            yield step, files
+
+
+def values_of(file):
+    """A checksum of the values in a step's YAML; comments, the order of keys and later_keys are not in it."""
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for key, value in values.pop("later_keys").items():
+        *above, last = key.split(".")
+        place = functools.reduce(operator.getitem, above, values)
+        if place[last] == value or str(place[last]).startswith("${settings."):  # own_settings has what differs
+            del place[last]
+    del values["settings"]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def without_defaults(values, properties):

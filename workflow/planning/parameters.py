@@ -3,19 +3,15 @@
 A method with `of_job` in it returns a function of wildcards, which Snakemake calls for each job.
 """
 
-import functools
-import hashlib
 import itertools
 import json
-import operator
 import re
 import shlex
 
-import yaml
 from snakemake.settings.types import DeploymentMethod
 
 from ..scripts.common import code
-from .changes import made_by_other_code, state, without_defaults
+from .changes import edited_steps, state, values_of, without_defaults
 from .container import kept_checksum
 from .machine import commit_of
 from .speed import quickly
@@ -52,30 +48,14 @@ class Parameters:
 
     def edited_code(self, place):
         """A line for each step that is not repeated and whose code is another than the results that are there have."""
-        runs = {name: run for name, run in self.config["runs"].items() if "train" in run}
-        adapters = [
-            f"<results>/runs/{name}/fold{fold}/seed{seed}/adapter.provenance.json"
-            for name, run in runs.items()
-            for fold, seed in itertools.product(run["folds"], run["seeds"])
-        ]
-        bases = [f"<results>/base/{model}.provenance.json" for model in self.config["models"]]
-        for step, results in {"convert_model": bases, "train_lora": adapters}.items():
-            digest = code.digest(self.scripts / f"{step}.py")
-            if files := list(made_by_other_code(map(place, results), digest)):
-                made = f"{len(files)} of its results that are here, as {files[0].removesuffix('.provenance.json')}"
-                rule = self.workflow.modifier.modify_rulename(step)
-                yield f"The code of {step} has changed since it made {made}. They stay; --forcerun {rule} repeats them."
+        for step, files in edited_steps(self.not_repeated, self.scripts, self.config, place):
+            made = f"{len(files)} of its results that are here, as {files[0].removesuffix('.provenance.json')}"
+            rule = self.workflow.modifier.modify_rulename(step)
+            yield f"The code of {step} has changed since it made {made}. They stay; --forcerun {rule} repeats them."
 
     def train_yaml(self):
-        """A checksum of the values in train_lora.yaml; comments, the order of keys and later_keys are not in it."""
-        values = yaml.safe_load((self.scripts / "train_lora.yaml").read_text(encoding="utf-8"))
-        for key, value in values.pop("later_keys").items():
-            *above, last = key.split(".")
-            place = functools.reduce(operator.getitem, above, values)
-            if place[last] == value or str(place[last]).startswith("${settings."):  # own_settings has what differs
-                del place[last]
-        del values["settings"]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        """A checksum of the values in train_lora.yaml, which are settings as the run's own are."""
+        return values_of(self.scripts / "train_lora.yaml")
 
     def having(self, section, *keys):
         """A regular expression of the names in config[section] whose entry has one of the keys."""

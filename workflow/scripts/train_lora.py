@@ -157,24 +157,24 @@ def main():
         if training.is_finished():
             return say("train_lora", f"takes over the finished training in {training.directory}")
         step = prepare(training.directory, tensor_parallel, training.fingerprint)
-        training.begin(args.anew)
         say("train_lora", f"continues after step {step}" if step else "starts")
         attempt = {"started": START.isoformat(timespec="seconds"), "host": socket.gethostname(), "after_step": step}
         with open(attempts, "a") as file:
             file.write(json.dumps(attempt) + "\n")
 
     on_first_rank(prepare_work_dir, training.directory / "state/ready")
-    if training.is_finished():
-        return training.take_over() if os.environ["RANK"] == "0" else None
-    prepare_nemo(args.accelerator)
-    adapter, facts = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
-    if os.environ["RANK"] == "0":
-        publish(adapter, training.adapter)
-        settings, facts = args.settings | {"seed": args.seed}, facts | {"code": digest(__file__)}
-        record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
+    first = os.environ["RANK"] == "0"
+    if not training.is_finished():
+        prepare_nemo(args.accelerator)
+        adapter, facts = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
+        if first:
+            publish(adapter, training.adapter)
+            settings, facts = args.settings | {"seed": args.seed}, facts | {"code": digest(__file__)}
+            record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
+        end_distributed()
+    if first:
         training.take_over()
         say("train_lora", training.disk())
-    end_distributed()
 
 
 if __name__ == "__main__":

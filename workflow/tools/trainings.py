@@ -8,20 +8,24 @@ Whoever removes a training trains again where its settings return. Adapters besi
 """
 
 import argparse
+import glob
+import json
 import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from common.files import read_json
+from common.lock import gone, read, wait_for_heartbeat
 
 
 def find(directory):
-    """The trainings' directories below a directory, itself among them: those with a fingerprint."""
-    return sorted(
-        mark.parents[1] for mark in directory.rglob("state/fingerprint") if mark.parents[2].name == "training"
-    )
+    """The trainings' directories below a directory, itself among them: those with a fingerprint, in training/."""
+    marks = glob.iglob(
+        f"{glob.escape(str(directory.absolute()))}/**/state/fingerprint", recursive=True
+    )  # through links
+    return sorted(mark.parents[1] for mark in map(Path, marks) if mark.parents[2].name == "training")
 
 
 def describe(training):
@@ -35,6 +39,14 @@ def describe(training):
     return size, "finished", facts["validation_loss"], used
 
 
+def is_at_work(training):
+    """Is there a process that trains beside it, as far as its lock's heartbeat tells?"""
+    lock = training.parent.with_name("training.lock")
+    if (content := read(lock)) is None or gone(json.loads(content or "{}")):
+        return False
+    return wait_for_heartbeat(lock, content) != content
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="of results, or of one training")
@@ -46,12 +58,14 @@ def main():
     total = 0
     for training in find(args.directory):
         size, state, loss, used = describe(training)
-        remove = args.remove == "all" or (args.remove == "unused" and not used)
+        total += size
+        done = ""
+        if args.remove == "all" or (args.remove == "unused" and not used):
+            done = "(at work: not removed)" if is_at_work(training) else "(removed)"
         loss = "" if loss is None else f"validation loss {loss:.5f}"
         words = [f"{size / 1e9:8.2f} GB", f"{state:10}", f"{'used' if used else 'unused':6}", f"{loss:23}"]
-        print(*words, training, "(removed)" if remove else "")
-        total += size
-        if remove:
+        print(*words, training, done)
+        if done == "(removed)":
             shutil.rmtree(training)
     print(f"{total / 1e9:8.2f} GB in all")
 

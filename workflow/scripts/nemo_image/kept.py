@@ -14,6 +14,8 @@ from common.files import read_json, replacing, sha256, write_json
 from nemo_image.resume import fingerprint
 from omegaconf import OmegaConf
 
+TOOL = Path(__file__).resolve().parents[2] / "tools/trainings.py"
+
 
 def base_by_content(base):
     """What tells one converted base from another: its configuration, and the snapshot's files by their sha256.
@@ -62,24 +64,22 @@ class Training:
 
     def find(self, anew):
         """Brings the training to its directory, if it lies where it once did; or away, if it is to be made anew."""
-        mark = self.work_dir / "state/fingerprint"
-        if mark.exists():  # work_dir itself is a training's directory, as it was before trainings were kept
-            former = self.work_dir.with_name(f".{self.work_dir.name}.former")
+        former = self.work_dir.with_name(f".{self.work_dir.name}.former")
+        if (self.work_dir / "state/fingerprint").exists():  # it was one training's, before trainings were kept
             self.work_dir.rename(former)
-            self.work_dir.mkdir()
+        if former.exists():
+            self.work_dir.mkdir(exist_ok=True)
             former.rename(self.work_dir / (former / "state/fingerprint").read_text()[:12])
         if (former := self.work_dir / self.former[:12]).exists() and not self.directory.exists():
             (former / "state/fingerprint").write_text(self.fingerprint)
             former.rename(self.directory)
-        if anew and self.directory.exists() and self.begun_by() != anew:
-            self.directory.rename(self.work_dir / f"{self.directory.name}-before-{anew}")
-
-    def begun_by(self):
-        file = self.directory / "state/anew"
-        return file.read_text() if file.exists() else ""
-
-    def begin(self, anew):
-        (self.directory / "state/anew").write_text(anew)
+        begun_by = self.directory / "state/anew"
+        if anew and not (begun_by.exists() and begun_by.read_text() == anew):
+            if self.directory.exists():
+                self.directory.rename(self.work_dir / f"{self.directory.name}-before-{anew}")
+            begun_by.parent.mkdir(parents=True)
+            begun_by.write_text(anew)
+            (self.directory / "state/fingerprint").write_text(self.fingerprint)
 
     def is_finished(self):
         """Is the adapter there, with what was recorded of it?"""
@@ -96,9 +96,8 @@ class Training:
         write_json(self.output.with_suffix(".provenance.json"), provenance, indent=1)
 
     def disk(self):
-        sizes = [sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) for place in self.places()]
-        kept = f"{len(sizes)} training{'s' * (len(sizes) > 1)}, {sum(sizes) / 1e9:.2f} GB"
-        return f"{kept}, kept in {self.work_dir}; workflow/tools/trainings.py lists and removes them"
-
-    def places(self):
-        return [place for place in Path(self.work_dir).iterdir() if place.is_dir()]
+        """What the trainings that are kept here take, in words."""
+        places = [place for place in self.work_dir.iterdir() if place.is_dir()]
+        size = sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
+        kept = f"{len(places)} training{'s are' if len(places) > 1 else ' is'} kept here, {size / 1e9:.2f} GB"
+        return f"{kept}; to list and remove: python {TOOL} {self.work_dir}"

@@ -74,6 +74,16 @@ def refuse_unfinished(trainer):
         exit_all(f"NeMo stopped at step {trainer.global_step} of {trainer.max_steps}: run again to continue.")
 
 
+def moved(state, old, new):
+    """A checkpoint callback's state with paths in the directory `new` for those in `old`: Lightning would forget the
+    best checkpoint of a training whose directory was moved."""
+    if isinstance(state, dict):
+        return {moved(key, old, new): moved(value, old, new) for key, value in state.items()}
+    if isinstance(state, str) and (state == old or state.startswith(f"{old}/")):
+        return new + state.removeprefix(old)
+    return state
+
+
 def make_exact(trainer, seed):
     """Patches NeMo and adds a callback: a continued training does what an undisturbed one does, to its last step."""
     import random
@@ -96,6 +106,11 @@ def make_exact(trainer, seed):
     BaseMegatronBatchSampler.__len__ = full_length
 
     class Exact(Callback):
+        def on_load_checkpoint(self, trainer, model, checkpoint):
+            for state in checkpoint["callbacks"].values():  # before each callback gets its own
+                if "dirpath" in state:
+                    state |= moved(state, str(state["dirpath"]), str(trainer.checkpoint_callback.dirpath))
+
         def on_train_start(self, trainer, model):
             # a checkpoint that was written between two validations counts one batch too few
             progress = trainer.fit_loop.epoch_loop.batch_progress

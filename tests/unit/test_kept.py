@@ -1,0 +1,283 @@
+"""Trainings that are kept: what their fingerprint is of, when one is taken over, the command that lists and removes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from common.files import read_json, sha256, write_json
+from helpers import ROOT, SCRIPTS
+from nemo_image import kept, loading
+from nemo_image.resume import fingerprint, prepare
+
+SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
+SETTINGS |= {"micro_batch_size": 1, "global_batch_size": 4, "max_steps": 4, "val_check_interval": 2, "lr": 1e-4}
+SETTINGS |= {"warmup_steps": 0, "target_modules": ["attention_qkv"], "adapter_dim": 8, "adapter_dropout": 0.0}
+SETTINGS |= {"max_seq_length": 256}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A directory with what a training reads."""
+    project = tmp_path / "project"
+    (project / "base").mkdir(parents=True)
+    (project / "base/model_config.yaml").write_text("num_layers: 2\nsnapshot_manifest_sha256: abc\n")
+    write_json(project / "base.provenance.json", {"code": "123", "snapshot": {"config.json": "def"}})
+    for name in ("train", "val"):
+        (project / f"{name}.jsonl").write_text(f"{name}\n")
+    return project
+
+
+def training(project, seed=0, **changes):
+    """The one with these settings, as train_lora.py makes it out."""
+
+    def config_for(**paths):
+        return loading.load_config(
+            "train_lora.yaml", {**SETTINGS, **changes, "accelerator": "cpu", "seed": 1234 + seed, **paths}
+        )
+
+    inputs = {
+        "base": project / "base/model_config.yaml",
+        "train": project / "train.jsonl",
+        "val": project / "val.jsonl",
+    }
+    paths = {"base": project / "base", "train": inputs["train"], "val": inputs["val"], "work_dir": project / "training"}
+    paths = {name: str(path.resolve()) for name, path in paths.items()}
+    return kept.Training(project / "training", project / "adapter.nemo", config_for, paths, inputs)
+
+
+def finish(training, content="weights"):
+    """Does what train_lora.py does, but for the training itself."""
+    training.find("")
+    prepare(training.directory, 1, training.fingerprint)
+    training.adapter.write_text(content)
+    result = {"result": sha256(training.adapter)} | {name: sha256(file) for name, file in training.inputs.items()}
+    write_json(training.provenance, {"sha256": result, "validation_loss": 1.5})
+    training.take_over()
+
+
+def test_fingerprint_is_of_what_changes_the_numbers(project):
+    one = training(project).fingerprint
+    for changes in ({"lr": 1e-3}, {"seed": 1}, {"devices": 2}, {"nemo": ["model.optim.weight_decay=0.1"]}):
+        assert training(project, **changes).fingerprint != one, changes
+    for file, content in (
+        ("train.jsonl", "other prompt\n"),
+        ("val.jsonl", "other item\n"),
+        ("base/model_config.yaml", "num_layers: 3\nsnapshot_manifest_sha256: abc\n"),
+        ("base.provenance.json", json.dumps({"code": "123", "snapshot": {"config.json": "other"}})),
+    ):
+        before = (project / file).read_text()
+        (project / file).write_text(content)
+        assert training(project).fingerprint != one, file
+        (project / file).write_text(before)
+    assert training(project).fingerprint == one
+
+
+def test_fingerprint_has_no_path_and_no_code(project, tmp_path):
+    one = training(project).fingerprint
+    # a manifest names the place of the snapshot, as an absolute path that moved with the project
+    (project / "base/model_config.yaml").write_text("num_layers: 2\nsnapshot_manifest_sha256: other\n")
+    write_json(project / "base.provenance.json", {"code": "456", "snapshot": {"config.json": "def"}})
+    assert training(project.rename(tmp_path / "moved")).fingerprint == one
+
+
+def test_fingerprint_of_a_base_that_says_nothing_of_its_snapshot(project):
+    """Converted from a directory without a manifest, or before there was the provenance."""
+    one = training(project).fingerprint
+    write_json(project / "base.provenance.json", {"code": "123", "snapshot": {}})
+    other = training(project).fingerprint
+    (project / "base.provenance.json").unlink()
+    assert training(project).fingerprint == other != one
+    (project / "base/model_config.yaml").write_text("num_layers: 3\n")
+    assert training(project).fingerprint != other
+
+
+def test_key_that_comes_later(project, monkeypatch, tmp_path):
+    """At the value of later_keys it is in no fingerprint; at another it is, fixed or from a setting."""
+    one = training(project).fingerprint
+    values = yaml.safe_load((SCRIPTS / "train_lora.yaml").read_text())
+    monkeypatch.setattr(loading, "SCRIPTS", tmp_path)
+
+    def with_values(**settings):
+        (tmp_path / "train_lora.yaml").write_text(yaml.safe_dump(values))
+        return training(project, **settings).fingerprint
+
+    values["model"]["optim"]["new"] = 1
+    assert with_values() != one
+    values["later_keys"] = {"model.optim.new": 1}
+    assert with_values() == one
+    values["settings"]["new"] = "???"
+    values["model"]["optim"]["new"] = "${settings.new}"
+    assert with_values(new=1) == one
+    assert with_values(new=2) != one
+
+
+def test_corrected_setting_is_taken_over(project):
+    """The mistake's own training is kept as well."""
+    finish(training(project), "right")
+    finish(training(project, lr=1e-2), "wrong")
+    again = training(project)
+    again.find("")
+    assert again.is_finished()
+    again.take_over()
+    assert (project / "adapter.nemo").read_text() == "right"
+    assert read_json(project / "adapter.provenance.json")["sha256"]["result"] == sha256(project / "adapter.nemo")
+    assert training(project, lr=1e-2).is_finished()
+
+
+def test_damaged_training_is_not_taken_over(project):
+    finish(training(project))
+    training(project).adapter.write_text("weig")
+    assert not training(project).is_finished()
+    finish(training(project))
+    training(project).provenance.unlink()
+    assert not training(project).is_finished()
+
+
+def test_forced_training(project):
+    """Starts anew once a call; a further attempt of the same call goes on. What it replaces is kept."""
+    finish(training(project), "first")
+    forced = training(project)
+    forced.find("call-1")
+    assert not forced.directory.joinpath("adapter.nemo").exists()
+    assert prepare(forced.directory, 1, forced.fingerprint) == 0
+    (forced.directory / "checkpoint").touch()
+    for anew in ("call-1", ""):  # cut off: by the same call, or by one that forces nothing
+        again = training(project)
+        again.find(anew)
+        prepare(again.directory, 1, again.fingerprint)
+        assert (again.directory / "checkpoint").exists()
+    (first,) = (project / "training").glob("*-before-call-1")
+    assert (first / "adapter.nemo").read_text() == "first"
+    finish(again, "second")
+    again.find("call-2")
+    assert not again.is_finished()
+    assert sorted(file.read_text() for file in (project / "training").glob("*/adapter.nemo")) == ["first", "second"]
+
+
+def former(project, **changes):
+    """A training as it lay before trainings were kept: training/ is its directory, with paths in the fingerprint."""
+    paths = {"base": "base", "train": "train.jsonl", "val": "val.jsonl", "work_dir": "training"}
+    paths = {name: str((project / path).resolve()) for name, path in paths.items()}
+    settings = {**SETTINGS, **changes, "accelerator": "cpu", "seed": 1234, **paths}
+    config = loading.OmegaConf.to_container(loading.load_config("train_lora.yaml", settings))
+    del config["later_keys"]
+    files = (project / "base/model_config.yaml", project / "train.jsonl", project / "val.jsonl")
+    prepare(project / "training", 1, fingerprint(config, files))
+    (project / "training/checkpoint").write_text(str(changes))
+
+
+def test_training_of_before_they_were_kept(project):
+    former(project)
+    other = training(project, lr=1e-2)  # it has other settings: it waits for the return of its own
+    other.find("")
+    assert not other.directory.exists()
+    for _ in range(2):
+        found = training(project)
+        found.find("")
+        prepare(found.directory, 1, found.fingerprint)
+        assert (found.directory / "checkpoint").exists()
+        assert [place.name for place in (project / "training").iterdir()] == [found.fingerprint[:12]]
+
+
+def test_upgrade_that_was_cut_off(project):
+    """Between the two renamings of what lay in training/."""
+    former(project)
+    (project / "training").rename(project / ".training.former")
+    found = training(project)
+    found.find("")
+    assert (found.directory / "checkpoint").exists() and not (project / ".training.former").exists()
+
+
+def trainings(*arguments, check=True):
+    """What the command says; it runs from anywhere."""
+    command = [sys.executable, ROOT / "workflow/tools/trainings.py", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout if check else done
+
+
+@pytest.fixture
+def results(project):
+    """Results with a used training of 3 MB, an unused one of 2 MB, and one that was cut off."""
+    seed = project.parent / "results/runs/lora/fold0/seed0"
+    seed.parent.mkdir(parents=True)
+    finish(training(project, lr=1e-2), "w" * 2_000_000)
+    finish(training(project), "w" * 3_000_000)
+    cut_off = training(project, lr=1e-3)
+    cut_off.find("")
+    prepare(cut_off.directory, 1, cut_off.fingerprint)
+    project.rename(seed)
+    return seed.parents[3]
+
+
+def everything_else(results):
+    return {file: file.read_bytes() for file in results.rglob("*") if file.is_file() and "training" not in file.parts}
+
+
+def test_trainings_are_listed(results):
+    lines = trainings(results).splitlines()
+    found = {(words[0], *words[2:4]) for words in map(str.split, lines[:-1])}
+    assert found == {("0.00", "finished", "used"), ("0.00", "finished", "unused"), ("0.00", "unfinished", "unused")}
+    assert lines[-1].split() == ["0.01", "GB", "in", "all"] and "validation loss 1.50000" in lines[0] + lines[1]
+    assert len(list(results.rglob("state/fingerprint"))) == 3
+
+
+def test_unused_trainings_are_removed(results):
+    before = everything_else(results)
+    assert trainings(results, "--remove", "unused").count("(removed)") == 2
+    (left,) = results.rglob("training/*")
+    assert len((left / "adapter.nemo").read_bytes()) == 3_000_000
+    assert everything_else(results) == before
+
+
+def test_all_trainings_are_removed(results):
+    before = everything_else(results)
+    assert trainings(results, "--remove", "all").count("(removed)") == 3
+    assert not list(results.rglob("training/*"))
+    assert everything_else(results) == before
+
+
+def test_one_training_is_removed_from_within(results):
+    (used,) = (file.parent for file in results.rglob("training/*/adapter.nemo") if file.stat().st_size == 3_000_000)
+    command = [sys.executable, ROOT / "workflow/tools/trainings.py", ".", "--remove", "all"]
+    subprocess.run(command, check=True, cwd=used)
+    assert len(list(results.rglob("training/*"))) == 2 and not used.exists()
+
+
+def test_training_at_work_is_not_removed(results):
+    lock = results / "runs/lora/fold0/seed0/training.lock"
+    holder = {"pid": os.getpid(), "machine": "other", "host": "node7", "job": None, "since": "2026-01-01 00:00"}
+    command = [sys.executable, ROOT / "workflow/tools/trainings.py", results, "--remove", "all"]
+    lock.write_text(json.dumps(holder | {"beat": 0}))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        beat = 0
+        while process.poll() is None:
+            lock.write_text(json.dumps(holder | {"beat": (beat := beat + 1)}))
+            time.sleep(0.1)
+        assert process.stdout.read().count("(at work: not removed)") == 3
+    assert len(list(results.rglob("training/*"))) == 3
+
+
+def test_trainings_on_another_disk(results, tmp_path):
+    shutil.move(results / "runs", tmp_path / "scratch")
+    (results / "runs").symlink_to(tmp_path / "scratch")
+    assert len(trainings(results).splitlines()) == 4
+
+
+def test_nothing_is_listed_where_nothing_is(tmp_path):
+    assert trainings(tmp_path) == "    0.00 GB in all\n"
+    done = trainings(tmp_path / "no", check=False)
+    assert done.returncode == 1 and done.stderr == f"{tmp_path}/no: no such directory\n"
+
+
+def test_the_log_names_the_command(project):
+    finish(training(project))
+    said = training(project).disk()
+    assert said.startswith("1 training is kept here, 0.00 GB; ")
+    assert trainings(*said.partition("trainings.py ")[2:]).count("finished") == 1
+    assert (ROOT / "workflow/tools/trainings.py").samefile(said.split()[-2])

@@ -1,0 +1,254 @@
+"""What an edit of a file re-runs: of the workflow's own, each in turn, and of the user's. Plans only, but of every
+rule, in a project whose outputs are marked as made."""
+
+import itertools
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+from helpers import ROOT, snakemake
+
+NOT_REPEATED = {"download_model", "convert_model", "train_lora"}
+OTHERS = {file.stem for file in (ROOT / "workflow/scripts").glob("*.py")} - NOT_REPEATED - {"deal_gpus"}
+NOTHING = set()
+
+# For each file below workflow/ the rules that an edit of it re-runs, besides those that read their results. Training,
+# conversion and download are in NOT_REPEATED: a file that only these have re-runs nothing.
+RERUNS = {
+    "Snakefile": NOTHING,
+    "where.smk": NOTHING,
+    "checks.smk": NOTHING,
+    "hooks.smk": NOTHING,
+    "planning/__init__.py": NOTHING,
+    "planning/changes.py": NOTHING,
+    "planning/config.py": NOTHING,
+    "planning/container.py": NOTHING,
+    "planning/forced.py": NOTHING,
+    "planning/machine.py": NOTHING,
+    "planning/parameters.py": NOTHING,
+    "planning/slurm.py": NOTHING,
+    "planning/speed.py": NOTHING,
+    "planning/start.py": NOTHING,
+    "report/accuracy.rst": NOTHING,  # captions of --report, which is made anew each time
+    "report/licences.yaml": {"write_report"},
+    "report/published.yaml": {"compare_runs"},
+    "report/report.html.j2": {"write_report"},
+    "report/report.rst": NOTHING,
+    "report/workflow.rst": NOTHING,
+    "rules/choose.smk": NOTHING,
+    "rules/common.smk": NOTHING,
+    "rules/data.smk": NOTHING,
+    "rules/evaluate.smk": NOTHING,
+    "rules/model.smk": NOTHING,
+    "rules/predict.smk": NOTHING,
+    "rules/report.smk": NOTHING,
+    "rules/train.smk": NOTHING,
+    "rules/verify.smk": NOTHING,
+    "schemas/config.schema.yaml": NOTHING,
+    "scripts/choose_run.py": {"choose_run"},
+    "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
+    "scripts/common/files.py": OTHERS,
+    "scripts/common/gpus.py": NOTHING,
+    "scripts/common/lock.py": {"predict"},
+    "scripts/common/progress.py": {"predict", "verify_model"},
+    "scripts/common/provenance.py": {"predict", "evaluate", "verify_model"},
+    "scripts/common/pubmedqa.py": {
+        "simulate_trials",
+        "split_folds",
+        "write_jsonl",
+        "predict",
+        "evaluate",
+        "compare_runs",
+    },
+    "scripts/compare_runs.py": {"compare_runs"},
+    "scripts/convert_model.py": NOTHING,
+    "scripts/convert_model.yaml": NOTHING,
+    "scripts/deal_gpus.py": NOTHING,
+    "scripts/dequantize_gguf.py": {"dequantize_gguf"},
+    "scripts/download_model.py": NOTHING,
+    "scripts/download_pubmedqa.py": {"download_pubmedqa"},
+    "scripts/evaluate.py": {"evaluate"},
+    "scripts/evaluation/metrics.py": {"evaluate", "compare_runs"},
+    "scripts/evaluation/pictures.py": {"write_report"},
+    "scripts/model_formats/manifest.py": {"dequantize_gguf"},
+    "scripts/model_formats/snapshot.py": NOTHING,
+    "scripts/model_formats/zarr_checkpoint.py": NOTHING,
+    "scripts/nemo_image/cpu.py": {"predict", "verify_model"},
+    "scripts/nemo_image/kept.py": NOTHING,
+    "scripts/nemo_image/loading.py": {"predict", "verify_model"},
+    "scripts/nemo_image/predictor.py": {"predict", "verify_model"},
+    "scripts/nemo_image/resume.py": {"predict"},
+    "scripts/nemo_image/setup.py": {"predict", "verify_model"},
+    "scripts/nemo_image/torch_parts.py": {"predict", "verify_model"},
+    "scripts/pack_model.py": {"pack_model"},
+    "scripts/predict.py": {"predict"},
+    "scripts/predict.yaml": {"predict"},
+    "scripts/simulate_trials.py": {"simulate_trials"},
+    "scripts/split_folds.py": {
+        "simulate_trials",
+        "split_folds",
+    },  # the former splits what it makes by the latter's code
+    "scripts/train_lora.py": NOTHING,
+    "scripts/train_lora.yaml": NOTHING,  # of a comment; its values are settings
+    "scripts/verify_model.py": {"verify_model"},
+    "scripts/write_jsonl.py": {"write_jsonl"},
+    "scripts/write_report.py": {"write_report"},
+    "tools/trainings.py": NOTHING,
+}
+READ_BY = {  # rules by what they read of others'
+    "download_pubmedqa": {"split_folds"},
+    "simulate_trials": {"split_folds"},
+    "split_folds": {"write_jsonl", "evaluate", "write_report"},
+    "write_jsonl": {"train_lora", "predict", "evaluate"},
+    "download_model": {"convert_model", "verify_model"},
+    "dequantize_gguf": {"convert_model", "verify_model"},
+    "convert_model": {"pack_model", "verify_model", "train_lora", "predict"},
+    "train_lora": {"choose_run", "predict", "evaluate"},
+    "choose_run": {"predict", "evaluate"},
+    "predict": {"evaluate", "write_report"},
+    "evaluate": {"compare_runs", "write_report"},
+    "compare_runs": {"write_report"},
+    "pack_model": NOTHING,
+    "verify_model": NOTHING,
+    "write_report": NOTHING,
+}
+NEUTRAL = {".rst": "\n.. edited\n", ".j2": "\n{# edited #}\n"}  # others: a comment
+
+CONFIG = """
+targets: [base, a, b]
+accelerator: cpu
+image: null
+models:
+  tiny: {snapshot: tiny}
+  packed: {gguf: packed.gguf}
+datasets:
+  trials: {simulate: 0}
+  own: {directory: own}
+runs:
+  base: {model: tiny, dataset: trials}
+  a1: &a1 {model: tiny, dataset: trials, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-3}}
+  a2: {<<: *a1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
+  a: {model: tiny, dataset: trials, choose: [a1, a2]}
+  b1: &b1 {<<: *a1, model: packed, dataset: own}
+  b2: {<<: *b1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
+  b: {model: packed, dataset: own, choose: [b1, b2]}
+"""
+TARGETS = ["results/accuracy.tsv", "results/report.html"]
+TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
+
+
+def with_readers(rules):
+    """The rules and those that read their results, directly or not."""
+    found, waiting = set(), [*rules]
+    while waiting:
+        if (rule := waiting.pop()) not in found:
+            found.add(rule)
+            waiting += READ_BY[rule]
+    return found
+
+
+def call(clone, project, *arguments):
+    done = snakemake(project, "--snakefile", clone / "Snakefile", "--configfile", "plan.yaml", *arguments, *TARGETS)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def planned(clone, project):
+    """The rules that would run there, and all that was said."""
+    said = call(clone, project, "--dry-run")
+    assert ("Nothing to be done" in said) != ("Job stats:" in said)
+    return set(re.findall(r"^(\w+) +\d+$", said, re.MULTILINE)) - {"total"}, said
+
+
+def clone_to(directory):
+    """A fresh copy, without the files' times."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("workflow", "config"):
+        shutil.copytree(ROOT / name, directory / name, ignore=ignore, copy_function=shutil.copyfile)
+    shutil.copyfile(ROOT / "Snakefile", directory / "Snakefile")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A working directory apart from any clone, all of whose outputs are there, marked as made."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "plan.yaml").write_text(CONFIG)
+    for file in ("tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf"):
+        (project / file).parent.mkdir(exist_ok=True)
+        (project / file).write_text("{}")
+    for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):
+        for file in map(project.joinpath, files.split(", ")):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+    call(ROOT, project, "--touch", "--forceall")
+    assert planned(ROOT, project)[0] == NOTHING
+    return project
+
+
+def test_every_file_is_in_the_table():
+    files = {path.relative_to(ROOT / "workflow").as_posix() for path in (ROOT / "workflow").rglob("*.*")}
+    files = {file for file in files if "__pycache__" not in file} | {"Snakefile"}
+    assert files - RERUNS.keys() == NOTHING, "say in RERUNS what an edit of it re-runs, by its meaning"
+    assert RERUNS.keys() - files == NOTHING, "they are gone"
+    assert all(with_readers(rules) for rules in RERUNS.values() if rules)
+
+
+def test_each_file_edited(project, tmp_path):
+    """In turn, each in a clone of its own; those that re-run nothing at once."""
+
+    def plan(files):
+        clone = clone_to(tmp_path / files[0].replace("/", "-"))
+        for file in files:
+            with open(clone / "workflow" / file, "a") as edited:
+                edited.write(NEUTRAL.get(os.path.splitext(file)[1], "\n# edited\n"))
+        return planned(clone, project)[0]
+
+    edits = [[file] for file, rules in RERUNS.items() if rules]
+    edits.append([file for file, rules in RERUNS.items() if not rules])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        plans = dict(zip(itertools.chain.from_iterable(edit[:1] for edit in edits), pool.map(plan, edits)))
+    assert plans == {edit[0]: with_readers(RERUNS[edit[0]]) for edit in edits}
+
+
+def test_a_clone_moved_touched_or_cloned_again(project, tmp_path):
+    clone = clone_to(tmp_path / "clone")  # elsewhere than where the results were made
+    assert planned(clone, project)[0] == NOTHING
+    clone = clone.rename(tmp_path / "moved")
+    for file in clone.rglob("*.*"):
+        file.touch()
+    assert planned(clone, project)[0] == NOTHING
+
+
+def test_training_yaml(project, tmp_path):
+    """Its values are settings: edited, they train again. Comments and the order of keys are not."""
+    clone = clone_to(tmp_path / "clone")
+    file = clone / "workflow/scripts/train_lora.yaml"
+    values = yaml.safe_load(file.read_text())
+    file.write_text("# another comment\n" + yaml.safe_dump(dict(reversed(values.items()))))
+    assert planned(clone, project)[0] == NOTHING
+    values["model"]["optim"]["weight_decay"] = 0.02
+    file.write_text(yaml.safe_dump(values))
+    assert planned(clone, project)[0] == with_readers({"train_lora"})
+
+
+@pytest.mark.parametrize(
+    ("file", "rule"),
+    [
+        ("own/ori_pqal.json", "download_pubmedqa"),
+        ("tiny/config.json", "download_model"),
+        ("packed.gguf", "dequantize_gguf"),
+    ],
+)
+def test_the_users_own_files(project, file, rule):
+    """By their contents: touched, they re-run nothing."""
+    file = project / file
+    before = file.read_text()
+    file.touch()
+    assert planned(ROOT, project)[0] == NOTHING
+    file.write_text('{"num_attention_heads": 4}')
+    assert planned(ROOT, project)[0] == with_readers({rule})
+    file.write_text(before)
