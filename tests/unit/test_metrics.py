@@ -7,17 +7,16 @@ import pandas as pd
 import pytest
 import torch
 from common.files import read_json, write_json
-from compare_runs import compare, mcnemar, read_published
+from compare_runs import PUBLISHED, read_published
 from evaluate import evaluate
 from evaluation.metrics import LABELS, calibration, figures, mean_macro_f1, score
-from helpers import ROOT, run_script
+from evaluation.significance import compare, mcnemar
+from helpers import run_script
 from scipy.stats import binom, binomtest, chi2, norm
 from sklearn.metrics import f1_score
 from split_folds import split
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 from torchmetrics.functional.classification import multiclass_calibration_error
-
-PUBLISHED = ROOT / "workflow/report/published.yaml"
 
 # Gold, what the scores say, what the text says.
 ANSWERS = [
@@ -181,8 +180,9 @@ def test_published_reference_figures(pubmedqa_dir):
     _, test = split(read_json(pubmedqa_dir / "ori_pqal.json"), 2, random.Random(0))
     gold = [item["final_decision"] for item in test.values()]
     human = [item["reasoning_required_pred"] for item in test.values()]
-    assert [round(100 * value, 2) for value in score(gold, human)] == [78.0, 72.19]
-    assert [round(100 * value, 2) for value in score(gold, ["yes"] * 500)] == [55.2, 23.71]
+    for answers, accuracy, macro_f1 in (human, 78.0, 72.19), (["yes"] * 500, 55.2, 23.71):
+        found = score(gold, answers)
+        assert (round(100 * found["accuracy"], 2), round(100 * found["macro_f1"], 2)) == (accuracy, macro_f1)
 
 
 def test_scores_must_be_finite(data):
@@ -197,9 +197,7 @@ def model(data, run, answers=None, **more):
     metrics = evaluate(*data, "final_decision")
     for answer, given in zip(metrics["answers"].values(), answers or []):
         answer |= {"score": given, "probability": [0.8 if label == given else 0.1 for label in LABELS]}
-    metrics["accuracy"], metrics["macro_f1"] = score(
-        *zip(*((a["gold"], a["score"]) for a in metrics["answers"].values()))
-    )
+    metrics |= score(*zip(*((answer["gold"], answer["score"]) for answer in metrics["answers"].values())))
     names = {"run": run, "model": "m", "dataset": "d", "label": "final_decision", "base": run == "base"}
     return metrics | names | {"fold": "0", "seed": "0", "validation_loss": None, "chosen": None} | more
 
@@ -210,7 +208,7 @@ def compare_runs(directory, metrics, **options):
     for number, content in enumerate(metrics):
         files.append(directory / f"metrics{number}.json")
         write_json(files[-1], content)
-    outputs = "--published", PUBLISHED, "--output", directory / "accuracy.tsv", "--json", directory / "accuracy.json"
+    outputs = "--output", directory / "accuracy.tsv", "--json", directory / "accuracy.json"
     done = run_script("compare_runs.py", "--metrics", *files, *outputs, **options)
     if done.returncode:
         return None, None, done

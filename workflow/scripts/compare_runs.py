@@ -21,36 +21,30 @@ import pandas as pd
 import yaml
 from common.files import read_json, replacing, write_json
 from common.pubmedqa import LABELS
-from evaluation.metrics import RESAMPLES, SEED, calibration, correctness, figures, interval, resample, sign_flip_test
-from scipy.stats import binomtest, chi2_contingency
+from evaluation.metrics import (
+    HEADINGS,
+    METRICS,
+    PERCENT,
+    PROBABILITY_METRICS,
+    TEXT_METRICS,
+    calibration,
+    correctness,
+    figures,
+)
+from evaluation.significance import RESAMPLES, SEED, compare
+from scipy.stats import chi2_contingency
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 PUBLISHED = Path(__file__).parent / "../report/published.yaml"  # figures to stand beside
-MEANS = ("macro_f1_official", "malformed", "validation_loss")  # of a run's models, as its agreement_…
-PRINTED = ["run", "models", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "accuracy_text", "malformed"]
-PRINTED += ["p_majority_holm", "p_base_holm"]
+NAMES = ("run", "model", "dataset", "test_set", "label")
+PRINTED = {"run", "models", *HEADINGS, "accuracy_low", "accuracy_high", "p_majority_holm", "p_base_holm"}
+PRINTED -= {"accuracy_sd"}
 
 
 def column(models, key):
     """Each model's values for all items, in the order of the pmids."""
     return [[answer[key] for _, answer in sorted(metrics["answers"].items())] for metrics in models]
-
-
-def mcnemar(won, lost):
-    """Exact two-sided p-value of two runs of which each alone is right on so many items."""
-    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-
-
-def compare(right, other, single):
-    """right, other: two runs' correctness by item; single: both give one answer an item."""
-    difference = np.subtract(right, other)
-    resampled = resample(np.mean, difference)
-    if single:
-        test, p = "exact McNemar", mcnemar(int((difference > 0).sum()), int((difference < 0).sum()))
-    else:
-        test, p = "paired permutation", sign_flip_test(difference)
-    return {"difference": float(difference.mean()), "interval": interval(resampled), "test": test, "p": p}
 
 
 def compare_all(lines):
@@ -83,13 +77,13 @@ def run_lines(models):
     start |= {"models": len(models), "configurations": configurations, "chosen": chosen}
     line = start | figures(gold, by_score) | calibration(gold * len(models), np.concatenate(probabilities))
     line |= {f"{key}_text": value for key, value in figures(gold, by_text).items()}
-    for key in (*MEANS, *(key for key in first if key.startswith("agreement_"))):
+    for key in (*TEXT_METRICS, "validation_loss", *(key for key in first if key.startswith("agreement_"))):
         values = [metrics[key] for metrics in models]
         line[key] = None if None in values else float(np.mean(values))
-    alone = ("fold", "seed", "accuracy", "macro_f1", "accuracy_text", "macro_f1_text", "validation_loss")
+    alone = ("fold", "seed", *METRICS, *(f"{key}_text" for key in METRICS), "validation_loss")
     line["by_model"] = [{key: metrics[key] for key in alone} for metrics in models]
     if len(models) > 1:
-        for key in ("accuracy", "macro_f1"):
+        for key in METRICS:
             line[f"{key}_sd"] = float(np.std([metrics[key] for metrics in models], ddof=1))
     yield line, correctness(gold, by_score)
     if len(models) > 1:
@@ -115,12 +109,13 @@ def tabulate(lines, comparisons):
     bases = {(line["model"], line["dataset"]): line["run"] for line in lines if line.get("base")}
     rows = []
     for line in lines:
-        row = {key: line.get(key) for key in ("run", "model", "dataset", "test_set", "label", "models")}
-        row["configurations"] = line.get("configurations")
-        for key in ("accuracy", "macro_f1"):
-            low, high = line[f"{key}_interval"]
-            row |= {key: line[key], f"{key}_low": low, f"{key}_high": high, f"{key}_sd": line.get(f"{key}_sd")}
-        for key in ("accuracy_text", "macro_f1_text", *MEANS, "ece", "brier"):
+        row = {key: line.get(key) for key in (*NAMES, "models", "configurations")}
+        for key, metric in METRICS.items():
+            row[key] = line[key]
+            if metric.interval:
+                row[f"{key}_low"], row[f"{key}_high"] = line[f"{key}_interval"]
+            row[f"{key}_sd"] = line.get(f"{key}_sd")
+        for key in (*(f"{key}_text" for key in METRICS), *TEXT_METRICS, "validation_loss", *PROBABILITY_METRICS):
             row[key] = line.get(key)
         row |= {key: value for key, value in line.items() if key.startswith("agreement_")}
         for key, other in ("majority", "majority"), ("base", bases.get((line.get("model"), line["dataset"]))):
@@ -130,9 +125,9 @@ def tabulate(lines, comparisons):
         rows.append(row)
     table = pd.DataFrame(rows)
     for key in table:
-        if key.startswith(("accuracy", "macro_f1", "agreement_")):
+        if key.startswith(("agreement_", *PERCENT)):
             table[key] = (100 * table[key].astype(float)).round(1)
-        elif key in ("models", "configurations", "malformed", "ece", "brier", "validation_loss") or key[:2] == "p_":
+        elif key not in NAMES:
             form = "{:.2g}" if key[:2] == "p_" else "{:.0f}" if key == "models" else "{:.4g}"
             table[key] = table[key].map(form.format, na_action="ignore")
     return table
@@ -144,7 +139,7 @@ def show(table):
 
 def show_all(table, comparisons, published):
     """What is read in the log."""
-    show(table[PRINTED])
+    show(table[[key for key in table if key in PRINTED]])
     pairs = pd.DataFrame(comparisons)
     pairs["difference"] = pairs["difference"].map("{:+.1%}".format)
     pairs[["low", "high"]] = [[f"{end:+.1%}" for end in ends] for ends in pairs["interval"]]

@@ -15,9 +15,9 @@ from pathlib import Path
 from common.files import read_json, read_jsonl, write_json
 from common.provenance import check, describe
 from common.pubmedqa import LABELS, read_answer
-from evaluation.metrics import calibration, figures, score
+from evaluation.metrics import TEXT_METRICS, calibration, figures
 from scipy.special import softmax
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score
 
 
 def refuse_what_does_not_fit(predictions, pmids, items):
@@ -64,12 +64,11 @@ def evaluate(predictions, test, items, label):
         "test_set": f"all {len(items)}" if len(pmids) == len(items) else f"{len(pmids)} of {len(items)}, stratified",
         **figures(gold, [by_score]),
         **{f"{key}_text": value for key, value in figures(gold, [by_text]).items()},
-        "macro_f1_official": float(f1_score(gold, texts, average="macro", zero_division=0)),
-        "malformed": by_text.count(None),
+        **{name: metric.function(gold, texts) for name, metric in TEXT_METRICS.items()},
         **calibration(gold, probability),
     }
     if label != "final_decision":
-        metrics[f"agreement_{label}"] = score([items[pmid][label] for pmid in pmids], by_score)[0]
+        metrics[f"agreement_{label}"] = accuracy_score([items[pmid][label] for pmid in pmids], by_score)
     return metrics | {"answers": answers}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 from common.files import read_json, read_jsonl, replacing
+from evaluation.metrics import HEADINGS
 from evaluation.pictures import draw
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -163,6 +164,7 @@ def main():
     page = {
         "result": result,
         "cells": list(cells.values()),
+        "headings": HEADINGS,
         "sources": args.sources,
         "simulated": simulated,
         "findings": list(findings(result, cells)),

@@ -1,52 +1,26 @@
-"""The figures of answers: accuracy and macro-F1 with intervals, figures by label, calibration.
+"""The figures of answers: METRICS with intervals, figures by label, calibration.
 
 Intervals are of 95 %: Wilson's for one model's accuracy, else by bootstrap over the items.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
 from common.pubmedqa import LABELS
-from scipy.stats import bootstrap, permutation_test
+from evaluation.significance import bootstrap_interval
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, f1_score
 from sklearn.metrics import precision_recall_fscore_support as precision_recall_f1
 from statsmodels.stats.proportion import proportion_confint
 
-RESAMPLES, SEED = 9999, 0  # of every bootstrap and permutation test
 BINS = 10  # of the reliability diagram
-
-
-def score(gold, answers):
-    """(accuracy, macro-F1) of answers, each a label or None, against gold labels."""
-    answers = [answer or "malformed" for answer in answers]
-    macro_f1 = f1_score(gold, answers, labels=LABELS, average="macro", zero_division=0)
-    return float(accuracy_score(gold, answers)), float(macro_f1)
-
-
-def resample(statistic, *columns):
-    """scipy's bootstrap of statistic(*columns, axis): draws items anew, each with its values in all columns.
-
-    Percentiles, not BCa: that has no value where all resamples agree, as of a model without a mistake.
-    """
-    options = {"n_resamples": RESAMPLES, "rng": SEED, "paired": True, "vectorized": True, "batch": 1000}
-    return bootstrap(columns, statistic, method="percentile", **options)
-
-
-def interval(result):
-    return list(map(float, result.confidence_interval))
-
-
-def sign_flip_test(difference):
-    """Two-sided p-value of the mean of items' differences, whose signs are flipped at random; exact for a few items.
-
-    Not by the bootstrap, whose p is far too small where few items differ: 0.006 for 6 that all favour one run, where
-    no sign test can have less than 2 / 2**6.
-    """
-    differing = difference[difference.round(12) != 0]  # thirds that cancel out but for rounding are none
-    options = {"permutation_type": "samples", "n_resamples": RESAMPLES, "rng": SEED, "vectorized": True}
-    return float(permutation_test((differing,), np.mean, **options).pvalue) if len(differing) > 1 else 1.0
+ANSWERS = (*LABELS, "malformed")
+macro_f1 = partial(f1_score, average="macro", zero_division=0)
 
 
 def mean_macro_f1(gold, models):
-    """A statistic for resample, of the items' places: macro-F1, the models' mean, of many resamples at once.
+    """A statistic for bootstrap_interval, of the items' places: macro-F1, the models' mean, of many resamples at once.
 
     gold, [items], and models, [models, items]: labels as their places in LABELS. A resample counts each item as often
     as it was drawn, so that thousands of models take a product of matrices.
@@ -64,48 +38,28 @@ def mean_macro_f1(gold, models):
     return statistic
 
 
+def macro_f1_interval(gold, models):
+    codes = np.array([[ANSWERS.index(answer) for answer in answers] for answers in (gold, *models)], np.int8)
+    return bootstrap_interval(mean_macro_f1(codes[0], codes[1:]), np.arange(len(gold)))
+
+
 def correctness(gold, models):
-    """For each item the share of the models that answer it rightly. models: each one's answers, labels or None."""
+    """For each item the share of the models that answer it rightly. models: each one's answers."""
     return np.mean([[answer == g for answer, g in zip(answers, gold, strict=True)] for answers in models], axis=0)
 
 
-def figures(gold, models):
-    """Accuracy and macro-F1 are the models' means; their answers are put together for the figures by label."""
-    accuracy, macro_f1 = np.mean([score(gold, answers) for answers in models], axis=0)
+def accuracy_interval(gold, models):
     right = correctness(gold, models)
     if len(models) == 1:
-        accuracy_interval = list(map(float, proportion_confint(right.sum(), len(gold), method="wilson")))
-    else:
-        accuracy_interval = interval(resample(np.mean, right))
-    codes = np.array([[[*LABELS, None].index(answer) for answer in answers] for answers in (gold, *models)], np.int8)
-    golds, answers = gold * len(models), [answer or "malformed" for answers in models for answer in answers]
-    by_label = zip(*precision_recall_f1(golds, answers, labels=LABELS, zero_division=0), strict=True)
-    names = [*LABELS, "malformed"]
-    counts = confusion_matrix(golds, answers, labels=names).tolist()
-    return {
-        "accuracy": float(accuracy),
-        "accuracy_interval": accuracy_interval,
-        "macro_f1": float(macro_f1),
-        "macro_f1_interval": interval(resample(mean_macro_f1(codes[0], codes[1:]), np.arange(len(gold)))),
-        "by_label": {
-            label: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "items": int(items)}
-            for label, (precision, recall, f1, items) in zip(LABELS, by_label)
-        },
-        "confusion": {label: dict(zip(names, row)) for label, row in zip(LABELS, counts)},  # gold: {answer: count}
-    }
+        return list(map(float, proportion_confint(right.sum(), len(gold), method="wilson")))
+    return bootstrap_interval(np.mean, right)
 
 
-def calibration(gold, probabilities):
-    """How far the labels' probabilities, [items, labels], can be believed.
-
-    reliability_diagram: bins of equal width of the answer's probability, those that are empty left out. ece: the mean,
-    over items, of their bin's distance between probability and accuracy. brier: of all three labels, from 0 to 2.
-    """
-    codes = np.array([LABELS.index(label) for label in gold])
-    probabilities = np.array(probabilities)
+def reliability_diagram(codes, probabilities):
+    """Bins of equal width of the answer's probability, those that are empty left out."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == codes
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    bins = [
+    return [
         {
             "from": number / BINS,
             "to": (number + 1) / BINS,
@@ -115,8 +69,66 @@ def calibration(gold, probabilities):
         }
         for number in np.unique(place).tolist()
     ]
-    return {
-        "ece": sum(bin["items"] * abs(bin["probability"] - bin["accuracy"]) for bin in bins) / len(gold),
-        "brier": float(brier_score_loss(codes, probabilities, labels=range(len(LABELS)))),
-        "reliability_diagram": bins,
+
+
+def ece(codes, probabilities):
+    """The mean, over items, of their bin's distance between probability and accuracy."""
+    bins = reliability_diagram(codes, probabilities)
+    return sum(bin["items"] * abs(bin["probability"] - bin["accuracy"]) for bin in bins) / len(codes)
+
+
+class Metric(NamedTuple):
+    function: Callable  # of gold labels and answers, "malformed" among them
+    headings: dict  # in the report and the printed table, {suffix of the column: words}; none: in accuracy.tsv only
+    interval: Callable | None = None  # of gold labels and each model's answers
+    percent: bool = True  # in the tables
+
+
+# A metric is one entry here: accuracy.tsv, accuracy.json, the printed table and the report have it then.
+METRICS = {  # by score, and by text as …_text; a run has its models' mean, and their standard deviation as …_sd
+    "accuracy": Metric(accuracy_score, {"": "accuracy", "_sd": "sd", "_text": "accuracy of text"}, accuracy_interval),
+    "macro_f1": Metric(partial(macro_f1, labels=LABELS), {"": "macro-F1"}, macro_f1_interval),
+}
+TEXT_METRICS = {  # of the generated text alone
+    "macro_f1_official": Metric(macro_f1, {}),
+    "malformed": Metric(lambda gold, answers: answers.count("malformed"), {"": "malformed"}, percent=False),
+}
+PROBABILITY_METRICS = {  # of gold labels as places in LABELS, and the labels' probabilities, of all models together
+    "ece": Metric(ece, {}, percent=False),
+    "brier": Metric(partial(brier_score_loss, labels=range(len(LABELS))), {}, percent=False),  # from 0 to 2
+}
+ALL = METRICS | TEXT_METRICS | PROBABILITY_METRICS
+PERCENT = tuple(name for name, metric in ALL.items() if metric.percent)
+HEADINGS = {name + suffix: words for name, metric in ALL.items() for suffix, words in metric.headings.items()}
+
+
+def score(gold, answers):
+    return {name: float(metric.function(gold, answers)) for name, metric in METRICS.items()}
+
+
+def figures(gold, models):
+    """METRICS are the models' means; their answers, labels or None, are put together for the figures by label."""
+    models = [[answer or "malformed" for answer in answers] for answers in models]
+    means = np.mean([list(score(gold, answers).values()) for answers in models], axis=0).tolist()
+    found = {}
+    for (name, metric), mean in zip(METRICS.items(), means):
+        found[name] = mean
+        if metric.interval:
+            found[f"{name}_interval"] = metric.interval(gold, models)
+    golds, answers = gold * len(models), [answer for answers in models for answer in answers]
+    by_label = zip(*precision_recall_f1(golds, answers, labels=LABELS, zero_division=0), strict=True)
+    counts = confusion_matrix(golds, answers, labels=ANSWERS).tolist()
+    return found | {
+        "by_label": {
+            label: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "items": int(items)}
+            for label, (precision, recall, f1, items) in zip(LABELS, by_label)
+        },
+        "confusion": {label: dict(zip(ANSWERS, row)) for label, row in zip(LABELS, counts)},  # gold: {answer: count}
     }
+
+
+def calibration(gold, probabilities):
+    """How far the labels' probabilities, [items, labels], can be believed."""
+    codes, probabilities = np.array([LABELS.index(label) for label in gold]), np.array(probabilities)
+    found = {name: float(metric.function(codes, probabilities)) for name, metric in PROBABILITY_METRICS.items()}
+    return found | {"reliability_diagram": reliability_diagram(codes, probabilities)}
