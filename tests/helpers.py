@@ -66,8 +66,8 @@ def copy_workflow(directory):
     shutil.copyfile(ROOT / "Snakefile", directory / "Snakefile")
 
 
-def snakemake(directory, *arguments, timeout=None):
+def snakemake(directory, *arguments, timeout=None, cores="all"):
     """Runs Snakemake there; returns the finished process with its output, both streams together, as text."""
-    command = ["snakemake", *map(str, arguments), "--cores", "all"]
+    command = ["snakemake", *map(str, arguments), *(["--cores", cores] if cores else [])]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": timeout}
     return subprocess.run(command, cwd=directory, **options)

@@ -27,7 +27,7 @@ try:
         for argument in sys.argv[1:]:  # Snakemake knows its targets only later
             checks.check_target(argument, place("<results>/runs"))
     checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
-    used = [GPU_RULES[name] for name in GPU_RULES if MODIFIER.avail_rulename(name)]  # of a module perhaps a few only
+    used = [GPU_RULES[name] for name in GPU_RULES if MODIFIER.avail_rulename(name)]  # not all, of a module
     slurm.check_profile(workflow.resource_settings, used if config["accelerator"] == "gpu" else ())
 except Problem as problem:
     refuse(problem)

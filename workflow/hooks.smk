@@ -16,6 +16,7 @@ if workflow.is_main_process:
     for line in parameters.edited_code(place):
         print(line, file=sys.stderr)
 if not IS_MODULE:
+    slurm.plan_as_submitted(workflow)
     of_clone("planning.speed").collect_less_garbage()
 
 

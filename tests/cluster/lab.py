@@ -62,7 +62,7 @@ class Project:
         """Starts Snakemake as the user; the token is in its environment."""
         variables = {"HOME": HOME, "USER": USER, "LANG": "C.UTF-8", "HF_ENDPOINT": self.endpoint, "HF_TOKEN": TOKEN}
         variables["PATH"] = f"{LAB}/env/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-        command = ["snakemake", *map(str, arguments), "--configfile", *config]
+        command = ["snakemake", *map(str, arguments), *(["--configfile", *config] if config else [])]
         command += ["--profile", profile, *polling] if profile else ["--cores", "all"]
         said = tempfile.TemporaryFile("w+")  # noqa: SIM115, as a pipe that nobody reads would hold Snakemake up
         options = {"user": USER, "group": USER, "extra_groups": [], "start_new_session": True}

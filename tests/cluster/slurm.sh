@@ -115,10 +115,10 @@ JobAcctGatherFrequency=2
 KillWait=5
 SlurmdTimeout=60
 DefMemPerCPU=4096
-NodeName=$host NodeAddr=127.0.0.1 CPUs=128 Boards=1 SocketsPerBoard=1 CoresPerSocket=128 ThreadsPerCore=1 RealMemory=770000 Gres=gpu:8 State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=128 Boards=1 SocketsPerBoard=1 CoresPerSocket=128 ThreadsPerCore=1 RealMemory=770000 Gres=gpu:l40s:8 State=UNKNOWN
 PartitionName=l40s Nodes=ALL Default=YES MaxTime=124-00:00:00 DefaultTime=3-00:00:00 AllowAccounts=l40s State=UP
 CONF
-  echo "NodeName=$host Name=gpu File=$lab/nvidia[0-7]" > /etc/slurm/gres.conf
+  echo "NodeName=$host Name=gpu Type=l40s File=$lab/nvidia[0-7]" > /etc/slurm/gres.conf
   cat > /etc/slurm/cgroup.conf <<CONF
 CgroupPlugin=cgroup/v1
 CgroupAutomount=yes

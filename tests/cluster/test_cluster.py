@@ -88,19 +88,31 @@ def test_training_had_four_gpus_and_ran_in_the_image(project, chain):
     assert provenance["evaluate"]["slurm_job"] == project.jobs("rule_evaluate_wildcards_lora_0_0")[0]["JobIDRaw"]
 
 
-def test_submission_of_training_flag_by_flag(project, chain):
-    (job,) = project.jobs("rule_train_lora_wildcards_lora_0_0")
+def check_submission(project, job, minutes, gpus):
+    """sbatch's flags, each of them, and what SLURM gave: so many GPUs, four CPUs and 32 GB with each."""
+    rule, run = re.match(
+        r"rule_(\w+)_wildcards_(\w+)_0_0$", comment := re.search(r"--comment (\S+)", job["SubmitLine"])[1]
+    ).groups()
     flags, command = job["SubmitLine"].split(" --wrap=")
     words = flags.split()
     assert words.pop(3) and words[2] == "--job-name"  # Snakemake's number for this call
     assert words == [
         "sbatch", "--parsable", "--job-name",
-        "--output", f"{project.directory}/logs/slurm/rule_train_lora/lora_0_0/%j.log",
-        "--export=ALL", "--comment", "rule_train_lora_wildcards_lora_0_0",
-        "-A", "l40s", "-p", "l40s", "-t", "2880", "--mem-per-cpu", "8192", "--nodes=1", "--requeue",
-        "--cpus-per-task=16", "-D", str(project.directory), "--gres=gpu:4",
+        "--output", f"{project.directory}/logs/slurm/rule_{rule}/{run}_0_0/%j.log",
+        "--export=ALL", "--comment", comment,
+        "-A", "l40s", "-p", "l40s", "-t", str(minutes), "--mem-per-cpu", "8192", "--nodes=1", "--requeue",
+        f"--cpus-per-task={4 * gpus}", "-D", str(project.directory), f"--gres=gpu:{gpus}",
     ]  # fmt: skip
-    assert re.match(r"\S+/python\S* -m snakemake .*--target-jobs 'train_lora:run=lora,fold=0,seed=0' ", command)
+    assert re.match(rf"\S+/python\S* -m snakemake .*--target-jobs '{rule}:run={run},fold=0,seed=0' ", command)
+    given = {f"cpu={4 * gpus}", f"gres/gpu={gpus}", f"mem={32 * gpus}G", "node=1"}
+    assert {entry for entry in job["AllocTRES"].split(",") if not entry.startswith("billing=")} == given
+
+
+def test_submissions_flag_by_flag(project, chain):
+    """Those of 4 devices and of 1. That of 2 is looked at where there is one: test_killed_snakemake."""
+    check_submission(project, *project.jobs("rule_train_lora_wildcards_lora_0_0"), minutes=2880, gpus=4)
+    check_submission(project, *project.jobs("rule_predict_wildcards_lora_0_0"), minutes=240, gpus=4)
+    check_submission(project, *project.jobs("rule_predict_wildcards_base_0_0"), minutes=240, gpus=1)
     (host_job,) = project.jobs("rule_convert_model_wildcards_tiny")
     assert "gres/gpu" not in host_job["AllocTRES"] and "--gres" not in host_job["SubmitLine"]
 
@@ -134,7 +146,7 @@ def attempts(project, run):
 
 def training_processes():
     """The ids of the ranks that train just now, by their command line."""
-    command = ["pgrep", "-u", USER, "-f", r"python\S* -u workflow/scripts/train_lora.py"]
+    command = ["pgrep", "-u", USER, "-f", r"python\S* -u \S*/workflow/scripts/train_lora.py"]
     return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True).stdout.split()]
 
 
@@ -177,14 +189,16 @@ def test_time_limits(project, hanging):
     assert "takes over from a process of SLURM job" in project.read(TIMEOUT_LOG)
 
 
-def test_partial_rerun_submits_what_is_needed(project, chain):
+def test_partial_rerun_submits_what_is_needed(project, chain, changed_profile):
+    """With GPUs of a type, by one line in the profile."""
     config = yaml.safe_load(project.read("cluster.yaml"))
     config["runs"]["base"]["predict"] = {"batch_size": 8, "tokens_to_generate": 2}
     (project.directory / "changed.yaml").write_text(yaml.safe_dump(config))
     last = project.last_job()
-    project.run(config=("changed.yaml",))
+    project.run(config=("changed.yaml",), profile=changed_profile("f'gpu:{", "f'gpu:l40s:{"))
     assert [rule_of(job) for job in project.jobs(after=last)] == ["predict", "evaluate"]
-    assert len(project.jobs("rule_predict_wildcards_base_0_0", after=last)) == 1
+    (job,) = project.jobs("rule_predict_wildcards_base_0_0", after=last)
+    assert "--gres=gpu:l40s:1" in job["SubmitLine"].split() and "gres/gpu=1" in job["AllocTRES"].split(",")
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +237,7 @@ def test_killed_snakemake(project, chain, start):
     process.wait()
     (job,) = project.jobs("rule_train_lora_wildcards_killed")
     number = job["JobIDRaw"]
+    check_submission(project, job, minutes=2880, gpus=2)
 
     project.run("--unlock")
     # by the profile's own interval: a Snakemake that ends just when its executor asks for states, here every 8 seconds,
@@ -247,6 +262,12 @@ def test_killed_snakemake(project, chain, start):
     assert "Nothing to be done" in project.run(adapter_of("killed"))
     assert attempts(project, "killed") == [0] and len(project.jobs("rule_train_lora_wildcards_killed")) == 1
 
+    adapter = (project.directory / adapter_of("killed")).read_bytes()
+    (project.directory / adapter_of("killed")).unlink()
+    project.run(adapter_of("killed"))
+    assert "takes over the finished training in" in project.read(log) and "of 40 steps" not in project.read(log)
+    assert (project.directory / adapter_of("killed")).read_bytes() == adapter and attempts(project, "killed") == [0]
+
 
 def test_interrupt_cancels_all_jobs(project, chain, start):
     last = project.last_job()
@@ -257,6 +278,8 @@ def test_interrupt_cancels_all_jobs(project, chain, start):
     wait_until(lambda: not in_queue(), 60, "the end of the cancelled job")
     (job,) = project.jobs(after=last)
     assert job["State"].startswith("CANCELLED") and not training_processes()
+    kept = list((project.directory / adapter_of("killed")).parent.glob("training/*-before-*"))
+    assert len(kept) == 1 and (kept[0] / "adapter.nemo").exists()  # forced, it had begun anew; the former is kept
 
 
 def test_failure_is_told_in_one_sentence(project, chain, start):
@@ -283,6 +306,21 @@ def test_missing_image_is_said_before_any_job(project, chain, start):
     pull = "apptainer pull gone_25.02.sif docker://nvcr.io/nvidia/nemo:25.02"
     assert said.splitlines()[-1] == f"gone.yaml: image: there is no gone_25.02.sif; get it: {pull}"
     assert code == 1 and not project.jobs(after=last)
+
+
+def test_calls_that_would_get_other_gpus(project, chain, start):
+    """Are refused before any job."""
+    last = project.last_job()
+    for arguments, words in {
+        (
+            "--slurm-array-jobs",
+            "all",
+        ): "--slurm-array-jobs, or slurm-array-jobs: in the profile: all jobs of an array get",
+        ("--cores", "2"): "train_lora of killed: would get gpu:0 for 2 devices; write gres: as profiles/slurm-generic",
+    }.items():
+        code, said = finish(start(adapter_of("killed"), "--forcerun", "train_lora", *arguments, polling=()), 60)
+        assert code == 1 and said.splitlines()[-1].startswith(words), said
+    assert not project.jobs(after=last)
 
 
 def test_job_that_slurm_does_not_take(project, chain, start, changed_profile):

@@ -1,6 +1,7 @@
 """The image, and what the workflow makes visible in it."""
 
 import hashlib
+import itertools
 import os
 import re
 from pathlib import Path
@@ -36,64 +37,82 @@ def keep_checksum(image, directory):
 
 
 def bind(settings, config, clone, place):
-    """Binds what the jobs must see, whatever path variables and links say, by Snakemake's deployment_settings.
+    """Binds what jobs read and write, whatever path variables and links say, by Snakemake's deployment_settings.
 
-    place: puts path variables in. A job on a cluster has the options of its Snakemake, and adds none twice.
+    place: puts path variables in. A job on a cluster has the options of its Snakemake, and adds none twice. TMPDIR is not
+    bound: where the image has no such directory, Python takes its /tmp.
     """
     if DeploymentMethod.APPTAINER not in settings.deployment_method:
         return
-    results, resources, logs = (place(f"<{name}>") for name in ("results", "resources", "logs"))
-    paths = [clone, results, resources, logs, *links_below(results), *links_below(resources)]
-    paths += [model["snapshot"] for model in config["models"].values() if "snapshot" in model]
-    if "://" not in config["image"]:
-        paths.append(config["image"])
-    for option in binds(paths, os.getcwd()):
+    here = os.getcwd()
+    check_path(here, here, ":'\"\\\n")
+    if re.search(r"[\s\"'$&;|<>()*?`\\]", config["image"]):
+        raise Problem(f"{config['image']}: the image's path holds a space or a character of the shell's: name it anew")
+    directories = [place(f"<{name}>") for name in ("results", "resources", "logs")]
+    paths = [clone, *directories, *files_of_snapshots(config["models"].values())]
+    paths += itertools.chain.from_iterable(links_below(directory) for directory in directories[:2])
+    for option in binds(paths, here):
         if option not in settings.apptainer_args:
             settings.apptainer_args = f"{settings.apptainer_args} {option}".strip()
 
 
-def existing(path):
-    """The path, or the directory above it that is there already: only that can be bound."""
-    return next(place for place in (path, *path.parents) if place.exists())
+def files_of_snapshots(models):
+    """The files of each `snapshot:`, to which download_model makes links; in a cache of the Hub they are links, too."""
+    for directory in (Path(model["snapshot"]) for model in models if "snapshot" in model):
+        if directory.is_dir():
+            yield from (file.resolve() for file in directory.iterdir())
 
 
-def binds(paths, here):
-    """Apptainer's --bind options by which each path is in the container what it is on this machine, links and all.
-
-    A path that is not there yet is seen by the directory above it. Snakemake binds `here`, the working directory.
-    Raises Problem where a path can't be bound.
-    """
-    found = {}
-    for path in map(Path, paths):
-        written = Path(os.path.abspath(Path(here, path)))
-        if written.is_symlink() and not written.exists():
-            raise Problem(f"{path}: is a link to {os.readlink(written)}, which is not there")
-        for place in (existing(written), existing(written).resolve()):
-            if place == Path(place.root):
-                raise Problem(f"{path}: can't be shown to the container, as nothing of it is there: make the directory")
-            if set(":,'\"") & set(str(place)):
-                raise Problem(f"{path}: can't be shown to the container: no comma, colon or quotation mark in a path")
-            if place != Path(here).resolve() and Path(here).resolve() not in place.parents:
-                found[str(place)] = str(place.resolve())
-    outer = {place: real for place, real in found.items() if not any(covers(o, found[o], place, real) for o in found)}
-    return [f"--bind '{real}:{place}'" for place, real in sorted(outer.items())]
-
-
-def covers(outer, outer_real, place, real):
-    """Is a place in the container already seen through another bind?"""
-    if outer == place or not place.startswith(outer + os.sep):
-        return False
-    return real == outer_real + place.removeprefix(outer)
-
-
-def links_below(directory, depth=2):
-    """Links in a directory and `depth` levels of directories below it."""
+def links_below(directory, depth=4):
+    """The links in a directory and `depth` levels of directories below it, as results/runs/lora/fold0/seed0/training."""
     try:
         entries = list(os.scandir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         if entry.is_symlink():
-            yield entry.path
+            if os.path.exists(entry.path):  # else a job that needs it says so
+                yield entry.path
         elif depth and entry.is_dir():
             yield from links_below(entry.path, depth - 1)
+
+
+def binds(paths, here):
+    """Apptainer's --bind options by which each path is in the container what it is on this machine.
+
+    Snakemake binds `here`, the working directory. Raises Problem where a path can't be bound.
+    """
+    bound = [Path(here)]
+    for path in paths:
+        while not is_in(there := seen(Path(here, path), bound), bound):
+            directory = next(place for place in (there, *there.parents) if place.is_dir())
+            if not there.exists() and directory.parent == Path(directory.root):  # would hide all of the image's /opt
+                raise Problem(f"{path}: can't be shown to the container, as it is not there: make the directory")
+            check_path(path, directory)
+            bound.append(directory)
+    return [f"--bind '{place.resolve()}:{place}'" for place in sorted(bound[1:])]
+
+
+def check_path(path, directory, separators=",:'\"\\\n"):
+    if found := set(separators) & set(f"{directory}{Path(directory).resolve()}"):
+        why = f"{directory} holds {' and '.join(sorted(found))}"
+        raise Problem(f"{path}: can't be shown to the container, as {why}: name the directory anew")
+
+
+def is_in(path, directories):
+    return any(path.is_relative_to(directory) for directory in directories)
+
+
+def seen(path, bound):
+    """Where a path leads to in the container: there, links below the bound directories are what they are here; other
+    links are not, but a directory can be bound in their place."""
+    path = Path(os.path.abspath(path))
+    for place in (*reversed(path.parents), path):
+        if place.is_symlink() and place not in bound and is_in(place, bound):
+            target = Path(os.path.abspath(place.parent / os.readlink(place)))
+            if not place.exists():
+                raise Problem(f"{place}: is a link to {os.readlink(place)}, which is not there")
+            if target.resolve() != place.resolve():  # a link above it counts here, but not there
+                raise Problem(f"{place}: can't be shown to the container: let the link begin with /, not with ..")
+            return seen(target / path.relative_to(place), bound)
+    return path

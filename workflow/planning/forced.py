@@ -5,8 +5,7 @@ import os
 from .parameters import Unrecorded
 from .speed import quickly
 
-# For jobs on a cluster: the call that forces, and the rules or files that it forces, a line each.
-VARIABLE = "TRAIN_ANEW"
+VARIABLE = "TRAIN_ANEW"  # for jobs on a cluster, a line each: the forced file or rule, and the call that forces it
 
 
 def is_forced(settings, rule, file):
@@ -18,18 +17,20 @@ def is_forced(settings, rule, file):
 def anew(workflow, rule):
     """The flag --anew CALL for a forced job, as a function of its wildcards and output.
 
-    CALL is the same for all attempts of a job, so that the second goes on where the first was cut off.
+    CALL is the same for all attempts of a job, so that the second goes on where the first was cut off. Snakemake asks for
+    it before it submits the job, as it logs the command.
     """
     call = f"{workflow.start_time.timestamp():.0f}-{os.getpid()}"
 
     def of_job(wildcards, output):
-        told, *forced = os.environ.get(VARIABLE, "").split("\n")
-        if not workflow.is_main_process:
-            return Unrecorded(f"--anew {told}" if {rule, output[0]} & set(forced) else "")
-        if not is_forced(workflow.dag_settings, rule, output[0]):
-            return Unrecorded("")
-        every = workflow.dag_settings.forceall or rule in workflow.dag_settings.forcerun
-        os.environ[VARIABLE] = "\n".join([call, *sorted({*forced, rule if every else output[0]})])
-        return Unrecorded(f"--anew {call}")
+        told = dict(line.rsplit(" ", 1) for line in os.environ.get(VARIABLE, "").splitlines())
+        if workflow.is_main_process:
+            if not is_forced(workflow.dag_settings, rule, output[0]):
+                return Unrecorded("")
+            every = workflow.dag_settings.forceall or rule in workflow.dag_settings.forcerun
+            told[rule if every else output[0]] = call
+            os.environ[VARIABLE] = "\n".join(f"{name} {by}" for name, by in told.items())
+        by = told.get(output[0], told.get(rule))
+        return Unrecorded(f"--anew {by}" if by else "")
 
     return quickly(of_job)

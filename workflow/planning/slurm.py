@@ -42,11 +42,31 @@ def check_profile(settings, gpu_rules):
     for rule in gpu_rules:
         asked = profile["default-resources"] | profile.get(rule, {})
         if "gpu" not in asked and "gpu" not in asked.get("gres", "") + asked.get("slurm_extra", ""):
-            named = next((name for name in profile if rule.endswith(name)), None)
-            hint = (
-                f"has {named}; it needs {rule}" if named else f"has no {rule} with gres, as profiles/slurm-generic has"
+            named = next((name for name in profile if name != rule and rule.endswith(name)), None)
+            hint = f"has {named}: it needs {rule}" if named else "asks for none, as by gres in profiles/slurm-generic"
+            replaces = "; --set-resources in a command replaces all of the profile's"
+            raise Problem(f"the profile: {rule} would get no GPU: set-resources {hint}{'' if named else replaces}")
+
+
+def plan_as_submitted(workflow):
+    """Lets -n show what a job on a cluster will ask for: it has one core, to which it would cut all threads."""
+    if workflow.resource_settings.cores == 1 and workflow.resource_settings.nodes:  # --jobs of a profile for a cluster
+        workflow.global_resources["_cores"] = None
+
+
+def check_submissions(jobs, settings):
+    """Raises Problem where jobs would be submitted otherwise than they need it. jobs: those with GPUs; settings: the
+    executor's."""
+    if getattr(settings, "array_jobs", None):
+        why = "all jobs of an array get the GPUs and the memory of its first, and SLURM is told the name of that alone"
+        raise Problem(f"--slurm-array-jobs, or slurm-array-jobs: in the profile: {why}; leave it out")
+    for job in {(job.rule.name, job.wildcards[0]): job for job in jobs}.values():  # of each run
+        asked, devices = str(job.resources.get("gpu") or job.resources.get("gres", "")), int(job.params.devices)
+        if (number := re.search(r"(?:^|:)(\d+)$", asked)) and int(number[1]) != devices:
+            then = (
+                "write gres: as profiles/slurm-generic has it, and leave out --cores, --max-threads and --set-threads"
             )
-            raise Problem(f"the profile: {rule} would get no GPU, as set-resources {hint}")
+            raise Problem(f"{job.rule.name} of {job.wildcards[0]}: would get {asked} for {devices} devices; {then}")
 
 
 def comment_of(job):

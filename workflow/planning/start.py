@@ -20,5 +20,7 @@ def check_jobs(workflow, checks, rules, images, gpus):
         runs = {job.wildcards.run for job in of_nemo if job.rule.name != rules["verify_model"]}
         for run in sorted(runs, key=lambda run: checks.config["runs"][run]["devices"])[-1:]:
             machine.check_gpus(checks, run, gpus)
-    if not workflow.local_exec and shutil.which("squeue"):
-        slurm.check_queue(jobs)
+    if not workflow.local_exec:
+        slurm.check_submissions(of_nemo, workflow.executor_settings)
+        if shutil.which("squeue"):
+            slurm.check_queue(jobs)

@@ -1,0 +1,172 @@
+"""What is looked at before jobs go to SLURM: the profile, the GPUs they would get, arrays."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from helpers import ROOT, snakemake
+
+from workflow.planning import Problem, slurm
+
+DEVICES = {"one": 1, "two": 2, "four": 4}
+TRAIN = {"max_steps": 2, "val_check_interval": 2, "lr": 1e-3, "warmup_steps": 1, "global_batch_size": 8}
+RULES = ("train_lora", "predict", "verify_model")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with three runs, of 1, 2 and 4 devices."""
+    run = {"model": "mistral-7b", "dataset": "pubmedqa", "tensor_model_parallel_size": 1, "train": TRAIN}
+    runs = {name: {**run, "devices": devices} for name, devices in DEVICES.items()}
+    (tmp_path / "three.yaml").write_text(json.dumps({"targets": [*runs], "runs": runs}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def dry_run(directory, *arguments, profile="nig-slurm"):
+    """What `snakemake -n --profile` says here, and whether it ended well."""
+    name = profile if "/" in str(profile) else ROOT / "profiles" / profile
+    files = ("--snakefile", ROOT / "Snakefile", "--configfile", "three.yaml", "--profile", name)
+    return snakemake(directory, "--dry-run", *files, *arguments, cores=None)
+
+
+def resources(said, rule):
+    """{run: {resource: value}} of a rule's jobs, as a dry run shows them."""
+    found = {}
+    for block in said.split("\nrule ")[1:]:
+        if block.startswith(f"{rule}:"):
+            lines = dict(line.strip().split(": ", 1) for line in block.split("\n\n")[0].splitlines() if ": " in line)
+            run = dict(pair.split("=") for pair in lines["wildcards"].split(", "))["run"]
+            found[run] = dict(pair.split("=", 1) for pair in lines["resources"].split(", ")) | {
+                "threads": lines["threads"]
+            }
+    return found
+
+
+def changed(directory, change, profile="nig-slurm"):
+    """A copy of a profile, changed as a user would."""
+    values = yaml.safe_load((ROOT / "profiles" / profile / "config.yaml").read_text())
+    change(values)
+    (directory / "mine").mkdir()
+    (directory / "mine/config.yaml").write_text(yaml.safe_dump(values))
+    return directory / "mine"
+
+
+def test_gpus_and_cpus_follow_the_devices(here):
+    """-n shows what will be asked for, with no --cores given."""
+    said = dry_run(here).stdout
+    for rule in "train_lora", "predict":
+        asked = resources(said, rule)
+        assert {run: asked[run]["gres"] for run in DEVICES} == {"one": "gpu:1", "two": "gpu:2", "four": "gpu:4"}
+        assert {run: asked[run]["threads"] for run in DEVICES} == {"one": "4", "two": "8", "four": "16"}
+        assert {asked[run]["mem_mb_per_cpu"] for run in DEVICES} == {"8192"}
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ({"gres": "f'gpu:a100:{threads // 4}'"}, {"gres": ["gpu:a100:1", "gpu:a100:2", "gpu:a100:4"]}),
+        ({"gres": None, "gpu": "threads // 4"}, {"gpu": ["1", "2", "4"]}),
+        (
+            {"cpus_per_task": "8 * threads // 4"},
+            {"cpus_per_task": ["8", "16", "32"], "gres": ["gpu:1", "gpu:2", "gpu:4"]},
+        ),
+    ],
+)
+def test_one_line_for_a_site_of_another_kind(here, line, asked):
+    """As the comments in the profiles say."""
+
+    def change(values):
+        for rule in RULES:
+            values["set-resources"][rule].update(line)
+            values["set-resources"][rule] = {k: v for k, v in values["set-resources"][rule].items() if v is not None}
+
+    done = dry_run(here, profile=changed(here, change))
+    assert done.returncode == 0, done.stdout
+    found = resources(done.stdout, "train_lora")
+    for name, values in asked.items():
+        assert [found[run][name] for run in DEVICES] == values
+
+
+def last_line(done):
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    return done.stdout.splitlines()[-1]
+
+
+def test_placeholder_in_a_profile(here):
+    words = "the profile: default-resources: slurm_partition: YOUR_CPU_PARTITION is a placeholder: put in your site's"
+    assert last_line(dry_run(here, profile="slurm-generic")).startswith(words)
+
+
+def test_profile_that_asks_for_no_gpu(here):
+    profile = changed(here, lambda values: values["set-resources"].pop("predict"))
+    words = "the profile: predict would get no GPU: set-resources asks for none, as by gres in profiles/slurm-generic"
+    assert last_line(dry_run(here, profile=profile)).startswith(words)
+    words = "the profile: train_lora would get no GPU: set-resources asks for none"
+    line = last_line(dry_run(here, "--set-resources", "predict:runtime=60"))
+    assert line.startswith(words) and line.endswith("--set-resources in a command replaces all of the profile's")
+
+
+def test_profile_that_asks_for_no_gpu_where_none_is_needed(here):
+    (here / "cpu.yaml").write_text("accelerator: cpu")
+    profile = changed(here, lambda values: values.pop("set-resources"))
+    done = dry_run(here, "--configfile", "three.yaml", "cpu.yaml", profile=profile)
+    assert done.returncode == 0, done.stdout
+
+
+def settings(default=None, **rules):
+    return SimpleNamespace(default_resources=default, overwrite_resources=rules)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"gres": "gpu:4"},
+        {"gpu": 4},
+        {"slurm_extra": "'--gpus=4'"},
+        {"slurm_extra": "'--gres=gpu:4'"},
+    ],
+)
+def test_ways_to_ask_for_gpus(asked):
+    slurm.check_profile(settings({"slurm_account": "x"}, train_lora=asked), ["train_lora"])
+    slurm.check_profile(settings({"slurm_account": "x"} | asked), ["train_lora"])
+
+
+def test_profile_in_a_module_with_a_prefix():
+    with pytest.raises(Problem) as problem:
+        slurm.check_profile(settings({"slurm_account": "x"}, train_lora={"gres": "gpu:4"}), ["peft_train_lora"])
+    words = "the profile: peft_train_lora would get no GPU: set-resources has train_lora: it needs peft_train_lora"
+    assert str(problem.value) == words
+
+
+def test_call_without_a_cluster_needs_no_gres():
+    slurm.check_profile(settings(), ["train_lora"])
+    slurm.check_profile(settings({"mem_mb": 1000}, train_lora={"runtime": 60}), ["train_lora"])
+
+
+def job(devices, run="lora", **resources):
+    return SimpleNamespace(
+        rule=SimpleNamespace(name="train_lora"),
+        wildcards=[run],
+        resources=resources,
+        params=SimpleNamespace(devices=str(devices)),
+    )
+
+
+def test_gpus_are_as_many_as_the_processes():
+    """Else torchrun would start more than there are GPUs for, or some would be paid for in vain."""
+    none = SimpleNamespace(array_jobs=None)
+    fine = [
+        job(1, gres="gpu:1"),
+        job(4, "b", gres="gpu:a100:4"),
+        job(2, "c", gpu=2),
+        job(2, "d"),
+        job(1, "e", gres="gpu:a100"),
+    ]
+    slurm.check_submissions(fine, none)
+    for wrong in job(4, gres="gpu:0"), job(2, gres="gpu:4"), job(1, gres="gpu:a100:4"), job(2, gpu=4):
+        with pytest.raises(Problem, match=r"train_lora of lora: would get \S+ for \d devices; write gres: as"):
+            slurm.check_submissions([*fine, wrong], none)
+    with pytest.raises(Problem, match="--slurm-array-jobs, or slurm-array-jobs: in the profile: all jobs of an array"):
+        slurm.check_submissions(fine, SimpleNamespace(array_jobs="all"))
