@@ -39,8 +39,8 @@ def keep_checksum(image, directory):
 def bind(settings, config, clone, place):
     """Binds what jobs read and write, whatever path variables and links say, by Snakemake's deployment_settings.
 
-    place: puts path variables in. A job on a cluster has the options of its Snakemake, and adds none twice. TMPDIR is not
-    bound: where the image has no such directory, Python takes its /tmp.
+    place: puts path variables in. A job on a cluster has the options of its Snakemake, and adds none twice. TMPDIR is
+    not bound: where the image has no such directory, Python takes its /tmp.
     """
     if DeploymentMethod.APPTAINER not in settings.deployment_method:
         return

@@ -17,8 +17,8 @@ def is_forced(settings, rule, file):
 def anew(workflow, rule):
     """The flag --anew CALL for a forced job, as a function of its wildcards and output.
 
-    CALL is the same for all attempts of a job, so that the second goes on where the first was cut off. Snakemake asks for
-    it before it submits the job, as it logs the command.
+    CALL is the same for all attempts of a job, so that the second goes on where the first was cut off. Snakemake asks
+    for it before it submits the job, as it logs the command.
     """
     call = f"{workflow.start_time.timestamp():.0f}-{os.getpid()}"
 
