@@ -64,7 +64,7 @@ def files_of_snapshots(models):
 
 
 def links_below(directory, depth=4):
-    """The links in a directory and `depth` levels of directories below it, as results/runs/lora/fold0/seed0/training."""
+    """Links in a directory and `depth` levels of directories below it, as results/runs/lora/fold0/seed0/training."""
     try:
         entries = list(os.scandir(directory))
     except (FileNotFoundError, NotADirectoryError):
