@@ -53,7 +53,7 @@ class Machine:
 
     def deal(self, devices, *command, visible=None, python=sys.executable, user=None):
         command = [python, "-c", DEAL, "--devices", str(devices), *(command or HOLD)]
-        environ = {**os.environ, "PYTHONPATH": str(SCRIPTS), "CUDA_VISIBLE_DEVICES": visible}
+        environ = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent / "tools"), "CUDA_VISIBLE_DEVICES": visible}
         environ = {name: value for name, value in environ.items() if value is not None}
         job = Popen(command, env=environ, text=True, user=user, stdout=PIPE, stderr=PIPE)
         job.timer = threading.Timer(15, job.kill)  # of what waits for ever the test reads the end

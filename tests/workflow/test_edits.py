@@ -12,7 +12,7 @@ import yaml
 from helpers import ROOT, snakemake
 
 NOT_REPEATED = {"download_model", "convert_model", "train_lora"}
-OTHERS = {file.stem for file in (ROOT / "workflow/scripts").glob("*.py")} - NOT_REPEATED - {"deal_gpus"}
+OTHERS = {file.stem for file in (ROOT / "workflow/scripts").glob("*.py")} - NOT_REPEATED
 NOTHING = set()
 
 # For each file below workflow/ the rules that an edit of it re-runs, besides those that read their results. Training,
@@ -66,7 +66,7 @@ RERUNS = {
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
     "scripts/convert_model.yaml": NOTHING,
-    "scripts/deal_gpus.py": NOTHING,
+    "tools/deal_gpus.py": NOTHING,
     "scripts/dequantize_gguf.py": {"dequantize_gguf"},
     "scripts/download_model.py": NOTHING,
     "scripts/download_pubmedqa.py": {"download_pubmedqa"},

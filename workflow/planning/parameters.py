@@ -113,7 +113,7 @@ class Parameters:
 
     def on_gpus(self, devices):
         """What stands before a command that needs an image or GPUs: it gives it its own."""
-        deal = f"python {shlex.quote(str(self.scripts / 'deal_gpus.py'))} --devices"
+        deal = f"python {shlex.quote(str(self.scripts.parent / 'tools/deal_gpus.py'))} --devices"
 
         def of_job(wildcards):
             if self.config["image"] and APPTAINER not in self.workflow.deployment_settings.deployment_method:

@@ -13,6 +13,9 @@ import os
 import shutil
 import signal
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from common import gpus
 
