@@ -1,10 +1,13 @@
 """The profiles fit together."""
 
+import json
+import os
 from pathlib import Path
 
 import yaml
+from helpers import ROOT, snakemake
 
-PROFILES = Path(__file__).parents[2] / "profiles"
+PROFILES = ROOT / "profiles"
 
 
 def profile(name):
@@ -13,7 +16,7 @@ def profile(name):
 
 def test_default_profile_leaves_the_others_alone():
     """Its keys would win over theirs."""
-    for name in "nig-slurm", "slurm-generic":
+    for name in "nig-slurm", "slurm-generic", "workstation":
         assert not profile("default").keys() & profile(name).keys()
 
 
@@ -23,3 +26,24 @@ def test_only_names_of_the_site_differ():
         assert text.count(name) == 1
         text = text.replace(name, "l40s")
     assert yaml.safe_load(text) == profile("nig-slurm")
+
+
+def test_workstation_without_image_needs_no_apptainer(tmp_path, monkeypatch):
+    """Its profile asks for Apptainer, which does nothing then, installed or not."""
+    (tmp_path / "bin").mkdir()
+    for directory in map(Path, os.environ["PATH"].split(os.pathsep)):
+        for program in directory.iterdir() if directory.is_dir() else ():
+            if program.name not in ("apptainer", "singularity") and not (tmp_path / "bin" / program.name).exists():
+                (tmp_path / "bin" / program.name).symlink_to(program)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    run = {"model": "mistral-7b", "dataset": "trials", "devices": 1, "tensor_model_parallel_size": 1}
+    config = {"targets": ["x"], "datasets": {"trials": {"simulate": 0}}, "runs": {"x": run}, "accelerator": "cpu"}
+    call = ("--snakefile", ROOT / "Snakefile", "--profile", PROFILES / "workstation", "--configfile", "mine.yaml")
+    items = "results/data/trials/items/test.json"
+    (tmp_path / "mine.yaml").write_text(json.dumps(config | {"image": None}))
+    assert "predict" in snakemake(tmp_path, "--dry-run", *call, cores=None).stdout
+    done = snakemake(tmp_path, items, *call, cores=None)
+    assert done.returncode == 0 and (tmp_path / items).exists(), done.stdout
+    (tmp_path / "mine.yaml").write_text(json.dumps(config | {"image": "nemo_25.02.sif"}))
+    done = snakemake(tmp_path, *call, cores=None)  # so it is not there indeed
+    assert done.returncode == 1 and "apptainer" in done.stdout.splitlines()[-1], done.stdout
