@@ -7,7 +7,7 @@ import pytest
 import yaml
 from helpers import ROOT, snakemake
 
-from workflow.planning import Problem, slurm
+from workflow.planning import Problem, forced, slurm
 
 DEVICES = {"one": 1, "two": 2, "four": 4}
 TRAIN = {"max_steps": 2, "val_check_interval": 2, "lr": 1e-3, "warmup_steps": 1, "global_batch_size": 8}
@@ -133,11 +133,24 @@ def test_ways_to_ask_for_gpus(asked):
     slurm.check_profile(settings({"slurm_account": "x"} | asked), ["train_lora"])
 
 
-def test_profile_in_a_module_with_a_prefix():
-    with pytest.raises(Problem) as problem:
-        slurm.check_profile(settings({"slurm_account": "x"}, train_lora={"gres": "gpu:4"}), ["peft_train_lora"])
+def as_module(directory, use):
+    """A dry run of a workflow that uses this one as a module, by profiles/nig-slurm."""
+    module = f"configfile: 'three.yaml'\nmodule peft:\n    snakefile: '{ROOT}/workflow/Snakefile'\n    config: config\n"
+    config = json.loads((directory / "three.yaml").read_text())
+    config |= {"models": {"mistral-7b": {"snapshot": "there"}}, "datasets": {"pubmedqa": {"simulate": 0}}}
+    (directory / "three.yaml").write_text(json.dumps(config | {"accelerator": "gpu", "image": "nemo_25.02.sif"}))
+    (directory / "Snakefile").write_text(f"{module}use rule {use}\n")
+    profile = ROOT / "profiles/nig-slurm"
+    return snakemake(directory, "--dry-run", "results/data/pubmedqa/items/test.json", "--profile", profile, cores=None)
+
+
+def test_profile_in_a_module(here):
+    """With a prefix its rules have other names than in the profile; of a rule that is not used nothing is asked."""
     words = "the profile: peft_train_lora would get no GPU: set-resources has train_lora: it needs peft_train_lora"
-    assert str(problem.value) == words
+    done = as_module(here, "* from peft as peft_*")
+    assert done.returncode == 1 and words in done.stdout and "Traceback" not in done.stdout
+    done = as_module(here, "split_folds, simulate_trials from peft as peft_*")
+    assert done.returncode == 0 and "rule peft_split_folds:" in done.stdout, done.stdout
 
 
 def test_call_without_a_cluster_needs_no_gres():
@@ -170,3 +183,24 @@ def test_gpus_are_as_many_as_the_processes():
             slurm.check_submissions([*fine, wrong], none)
     with pytest.raises(Problem, match="--slurm-array-jobs, or slurm-array-jobs: in the profile: all jobs of an array"):
         slurm.check_submissions(fine, SimpleNamespace(array_jobs="all"))
+
+
+def call(main=True, **how):
+    """A Snakemake, as planning.forced sees it."""
+    settings = {"targets": [], "forcetargets": False, "forceall": False, "forcerun": set()} | how
+    return SimpleNamespace(is_main_process=main, dag_settings=SimpleNamespace(**settings))
+
+
+def test_forced_training_is_told_to_its_job(monkeypatch):
+    """By the environment, which sbatch hands on; as two modules of one workflow, each to its own."""
+    monkeypatch.setenv(forced.VARIABLE, "")
+    one = forced.anew(call(forcerun={"one_train"}), "one_train")
+    two = forced.anew(call(targets=["b x"], forcetargets=True), "two_train")
+    flags = [str(one("", ["a"])), str(two("", ["b x"]))]
+    assert all(flag.startswith("--anew ") for flag in flags)
+    assert [str(one("", ["a"])), str(two("", ["b x"]))] == flags  # of a second attempt
+    assert str(two("", ["c"])) == ""
+    in_job = call(main=False)
+    assert str(forced.anew(in_job, "one_train")("", ["other"])) == flags[0]
+    assert str(forced.anew(in_job, "two_train")("", ["b x"])) == flags[1]
+    assert str(forced.anew(in_job, "two_train")("", ["c"])) == ""
