@@ -1,5 +1,6 @@
 """What is looked at before jobs go to SLURM: the profile, the GPUs they would get, arrays."""
 
+import datetime
 import json
 from types import SimpleNamespace
 
@@ -188,7 +189,8 @@ def test_gpus_are_as_many_as_the_processes():
 def call(main=True, **how):
     """A Snakemake, as planning.forced sees it."""
     settings = {"targets": [], "forcetargets": False, "forceall": False, "forcerun": set()} | how
-    return SimpleNamespace(is_main_process=main, dag_settings=SimpleNamespace(**settings))
+    started = datetime.datetime.now()
+    return SimpleNamespace(is_main_process=main, dag_settings=SimpleNamespace(**settings), start_time=started)
 
 
 def test_forced_training_is_told_to_its_job(monkeypatch):
