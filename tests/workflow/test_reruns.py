@@ -10,6 +10,7 @@ from helpers import ROOT, snakemake
 
 LORA = {"train_lora/lora", "predict/lora", "evaluate/lora"}
 TABLE = {"compare_runs", "write_report"}
+ADAPTER = "results/runs/lora/fold0/seed0/adapter.nemo"
 
 
 def planned(directory, *arguments, config="chain.yaml"):
@@ -114,24 +115,76 @@ def test_data_that_is_only_tested_on(copy):
     assert not any(job.startswith(("train_lora", "convert_model", "split_folds")) for job in jobs)
 
 
-def test_evaluation_script(copy):
-    edit(copy / "workflow/scripts/evaluate.py", "import math", "import math  # edited")
-    assert {job.split("/")[0] for job in planned(copy)} == {"evaluate"} | TABLE
+@pytest.mark.parametrize("step", ["train_lora", "convert_model"])
+def test_edited_code_that_repeats_nothing(copy, step):
+    """The plan says so, and how to force it; else it says nothing of the kind."""
+    words, config = "has changed since it made", ("--configfile", "chain.yaml")
+    assert words not in snakemake(copy, "--dry-run", *config).stdout
+    edit(
+        copy / f"workflow/scripts/{step}.py",
+        "import argparse" if step == "convert_model" else "import json",
+        "import os",
+    )
+    said = snakemake(copy, "--dry-run", *config).stdout
+    assert said.count(words) == 1 and "Nothing to be done" in said
+    first = {"train_lora": "2 of its results that are here, as results/runs/tutorial/fold0/seed0/adapter"}
+    made = first.get(step, "1 of its results that are here, as results/base/tiny")
+    end = f"They stay; --forcerun {step} repeats them."
+    assert f"The code of {step} {words} {made}. {end}" in said
+    assert step in {job.split("/")[0] for job in planned(copy, "--forcerun", step)}
 
 
-def test_training_script(copy):
-    """Trains nothing again unless forced to, as the README says."""
-    edit(copy / "workflow/scripts/train_lora.py", "import json", "import json  # edited")
-    assert planned(copy) == set()
+def test_forced_training_alone(copy):
     forced = planned(copy, "results/runs/lora/fold0/seed0/metrics.json", "--forcerun", "train_lora")
     assert forced == LORA
 
 
+def test_edited_prompt_is_written_and_trained_on(copy):
+    edit(copy / "workflow/scripts/common/pubmedqa.py", "TARGET: the answer", "TARGET: the reply")
+    assert {"train_lora/lora", "train_lora/tutorial", "write_jsonl"} <= planned(copy)
+    train = "results/data/trials/final_decision/fold0/train-maybe2.jsonl"
+    before = (copy / train).read_text()
+    done = snakemake(copy, train, "--configfile", "chain.yaml")
+    assert done.returncode == 0, done.stdout
+    assert (copy / train).read_text() == before.replace("TARGET: the answer", "TARGET: the reply") != before
+    assert "train_lora/lora" in planned(copy)
+
+
 def test_threads_resources_and_profile(copy):
-    edit(copy / "workflow/rules/train.smk", "threads: 16", "threads: 8")
+    edit(copy / "workflow/rules/train.smk", "4 * devices(wildcards)", "8")
     assert planned(copy) == set()
     assert planned(copy, "--set-resources", "train_lora:mem_mb=9000", "--set-threads", "train_lora=3") == set()
     assert planned(copy, "--profile", "profiles/nig-slurm") == set()
+
+
+def test_project_copied_or_moved(copy):
+    """By cp -a, and by mv: of what it was there is nothing left. Its own snapshot is linked where it is now."""
+    assert planned(copy) == set()
+    copy = copy.rename(copy.with_name("moved"))
+    assert planned(copy) == set()
+    assert (copy / "resources/hf/tiny/config.json").resolve() == copy.resolve() / "tiny/config.json"
+
+
+def train(project, *force, config="chain.yaml"):
+    """Makes run lora's adapter; returns its bytes and what training said of itself."""
+    done = snakemake(project, ADAPTER, *force, "--configfile", config)
+    assert done.returncode == 0, done.stdout
+    return (project / ADAPTER).read_bytes(), (project / "logs/train_lora/lora/fold0-seed0.log").read_text()
+
+
+def test_mistyped_setting_that_is_corrected(copy):
+    """With the project moved meanwhile, to which its snapshot belongs."""
+    right = (copy / ADAPTER).read_bytes()
+    edit(copy / "chain.yaml", "lr: 1.0e-4", "lr: 1.0e-2")
+    wrong, said = train(copy)
+    assert "train_lora: starts\n" in said and wrong != right
+    assert "2 trainings are kept here" in said and f"python {copy}/workflow/tools/trainings.py" in said
+    copy = copy.rename(copy.with_name("moved"))
+    edit(copy / "chain.yaml", "lr: 1.0e-2", "lr: 1.0e-4")
+    taken_over, said = train(copy)
+    assert "train_lora: takes over the finished training in" in said and "NeMo is imported" not in said
+    assert taken_over == right
+    assert planned(copy, ADAPTER) == set()
 
 
 @pytest.fixture
@@ -156,12 +209,14 @@ def test_until(empty):
     assert planned(empty, "--until", "convert_model", "write_jsonl") == DATA | MODEL
 
 
-def test_forced_training_starts_anew(chain):
-    """Not forced, it goes on where it ended: the adapter alone is written again. Not in a copy: paths count, too."""
-    adapter = "results/runs/lora/fold0/seed0/adapter.nemo"
-    for force, words in ([], "continues after step 4"), (["--forcerun", "train_lora"], "starts"):
-        (chain / adapter).unlink()
-        done = snakemake(chain, adapter, *force, "--configfile", "chain.yaml")
-        assert done.returncode == 0, done.stdout
-        log = (chain / "logs/train_lora/lora/fold0-seed0.log").read_text()
-        assert f"train_lora: {words}\n" in log
+def test_forced_training_starts_anew(copy):
+    """Not forced, what is kept is taken over. The snapshot, then at an absolute path, is the same one."""
+    made = (copy / ADAPTER).read_bytes()
+    edit(copy / "chain.yaml", "snapshot: tiny", f"snapshot: {copy}/tiny")
+    assert {"download_model", "convert_model", "train_lora/lora"} <= planned(copy, ADAPTER)
+    taken_over, said = train(copy)
+    assert "train_lora: takes over the finished training in" in said and taken_over == made
+    (copy / ADAPTER).unlink()
+    assert "train_lora: starts\n" in train(copy, "--forcerun", "train_lora")[1]
+    (before,) = (copy / ADAPTER).with_name("training").glob("*-before-*")
+    assert (before / "adapter.nemo").read_bytes() == made

@@ -168,7 +168,10 @@ def from_directory(snapshot, directory):
         sys.exit(f"{snapshot} is where the workflow keeps its own files: move the snapshot to another directory.")
     remove_snapshot(directory)
     for file in snapshot_files(snapshot):
-        (directory / file.name).symlink_to(file.resolve())
+        target = file.resolve()
+        if Path.cwd() in target.parents:  # a snapshot in the project moves with it
+            target = os.path.relpath(target, directory.resolve())
+        (directory / file.name).symlink_to(target)
     write_manifest(directory, str(snapshot), None)
 
 

@@ -1,0 +1,82 @@
+"""Of what a step's code consists, worked out from its imports, and its checksum."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from common import code
+from helpers import ROOT, SCRIPTS, environment
+
+STEPS = sorted(file.stem for file in SCRIPTS.glob("*.py"))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A step with every form of import, a YAML file and a template."""
+    monkeypatch.setattr(code, "SCRIPTS", tmp_path / "scripts")
+    for file, text in {
+        "scripts/step.py": 'import package.plain\nfrom package import member\nfrom other import name\nX = "a.yaml"\n',
+        "scripts/package/plain.py": "def function():\n    from package import late\n",
+        "scripts/package/member.py": 'X = "../../report/b.j2"\nY = "missing.yaml"\nZ = "see c.yaml"\n',
+        "scripts/package/late.py": "import step\n",  # round and round
+        "scripts/package/unused.py": "",
+        "scripts/other.py": "name = 1\n",
+        "scripts/a.yaml": "a: 1\n",
+        "scripts/c.yaml": "c: 1\n",
+        "report/b.j2": "{{ b }}\n",
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    return tmp_path
+
+
+def test_sources(project):
+    found = {file.relative_to(project).as_posix() for file in code.sources(project / "scripts/step.py")}
+    modules = {"step.py", "other.py", "package/plain.py", "package/member.py", "package/late.py"}
+    assert found == {f"scripts/{module}" for module in modules} | {"scripts/a.yaml", "report/b.j2"}
+
+
+def test_digest_is_of_contents(project, tmp_path, monkeypatch):
+    def digest():
+        code.digest.cache_clear()  # it is worked out once a call
+        return code.digest(code.SCRIPTS / "step.py")
+
+    one = digest()
+    for file in project.rglob("*.*"):
+        os.utime(file, (1, 1))
+    assert digest() == one
+    for file in code.sources(project / "scripts/step.py"):
+        before = file.read_text()
+        file.write_text(f"{before}\n")
+        assert digest() != one, file
+        file.write_text(before)
+    (project / "scripts/package/unused.py").write_text("edited = True\n")
+    assert digest() == one
+    (project / "scripts").rename(project / "moved")
+    (project / "scripts").mkdir()
+    (project / "moved").rename(project / "scripts/moved")
+    (project / "report").rename(project / "scripts/report")
+    monkeypatch.setattr(code, "SCRIPTS", project / "scripts/moved")
+    assert digest() == one
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_no_module_is_missed(step):
+    """What Python really loads of the project when it imports a step."""
+    program = f"import {step}, sys; print(*(getattr(m, '__file__', '') for m in list(sys.modules.values())), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    loaded = {file for file in done.stdout.split("\n") if file.startswith(str(SCRIPTS))}
+    assert loaded and loaded <= set(map(str, code.sources(SCRIPTS / f"{step}.py")))
+
+
+def test_each_rule_has_its_own_script_and_code():
+    rules = {}
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        for name, body in re.findall(r"^rule (\w+):\n((?:(?:    .*)?\n)*)", file.read_text(), re.MULTILINE):
+            rules[name] = body
+    assert sorted(rules) == [step for step in STEPS if step != "deal_gpus"]
+    for name, body in rules.items():
+        assert f'script=script("{name}"),\n        code=code("{name}"),\n' in body, name

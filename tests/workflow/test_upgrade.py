@@ -1,0 +1,61 @@
+"""Results that the workflow of before made, with this one in the same directory: nothing is trained again."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from helpers import ROOT, copy_workflow, snakemake
+
+BEFORE = "cee670f90312761609b88a82777650d6e88fd5a7"  # the last commit whose trainings lay in training/ itself
+ADAPTER = "results/runs/lora/fold0/seed0/adapter.nemo"
+
+
+@pytest.fixture
+def project(tiny_mistral, tmp_path):
+    """A clone of that commit in which it has made an adapter."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("the workflow of before is in git's history: this is no clone of the repository")
+    command = ["git", "-c", "safe.directory=*", "-C", ROOT, "archive", BEFORE, "workflow", "config", "Snakefile"]
+    done = subprocess.run([*command, "tests/chain.yaml"], capture_output=True)
+    missing = f"git's history lacks {BEFORE[:7]}, the workflow of before: git fetch --unshallow"
+    assert done.returncode == 0, f"{missing}\n{done.stderr.decode()}"
+    project = tmp_path / "project"
+    project.mkdir()
+    subprocess.run(["tar", "-x"], input=done.stdout, check=True, cwd=project)
+    shutil.copytree(tiny_mistral, project / "tiny")
+    build(project)
+    return project
+
+
+def build(project):
+    """Makes the adapter; returns what training said."""
+    done = snakemake(project, ADAPTER, "--configfile", "tests/chain.yaml", "--set-threads", "train_lora=1")
+    assert done.returncode == 0, done.stdout
+    return (project / "logs/train_lora/lora/fold0-seed0.log").read_text()
+
+
+def test_upgrade_trains_nothing_again(project, tmp_path):
+    made = (project / ADAPTER).read_bytes()
+    for name in ("workflow", "config", "Snakefile"):  # git pull
+        path = project / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    (project / "new").mkdir()
+    copy_workflow(project / "new")
+    for name in ("workflow", "config", "Snakefile"):
+        (project / "new" / name).rename(project / name)
+
+    said = build(project)
+    assert "train_lora: continues after step 4\n" in said and "of 4 steps" not in said
+    assert (project / ADAPTER).read_bytes() == made
+    (training,) = (project / ADAPTER).with_name("training").iterdir()
+    assert re.fullmatch("[0-9a-f]{12}", training.name) and (training / "adapter.nemo").read_bytes() == made
+
+    done = snakemake(project, ADAPTER, "--configfile", "tests/chain.yaml", "--dry-run")
+    assert "Nothing to be done" in done.stdout
+    project = project.rename(tmp_path / "moved")  # from now on no path counts
+    (project / ADAPTER).unlink()
+    assert f"train_lora: takes over the finished training in {training.relative_to(tmp_path / 'project')}" in build(
+        project
+    )
+    assert (project / ADAPTER).read_bytes() == made
