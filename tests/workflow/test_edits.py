@@ -75,6 +75,7 @@ RERUNS = {
     "scripts/evaluate.py": {"evaluate"},
     "scripts/evaluation/metrics.py": {"evaluate", "compare_runs"},
     "scripts/evaluation/pictures.py": {"write_report"},
+    "scripts/evaluation/significance.py": {"evaluate", "compare_runs"},
     "scripts/model_formats/manifest.py": {"dequantize_gguf"},
     "scripts/model_formats/snapshot.py": NOTHING,
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
