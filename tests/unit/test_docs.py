@@ -1,7 +1,55 @@
-from helpers import run_script
+"""What the documentation says of files is true."""
+
+import re
+
+from helpers import ROOT, run_script
+
+TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
+MAP = re.search(r"^```\n(workflow/\n.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL | re.MULTILINE)[1]
 
 
 def test_pictures_in_the_documentation_are_current():
     """README.md's rule graph, docs/rulegraph.svg and docs/dag.svg; `make docs` draws them."""
     done = run_script("../../docs/draw.py", "--check", check=False)
     assert done.returncode == 0, done.stderr
+
+
+def paths_of_map():
+    """Its paths, which are indented below their directories; of these the last character is a slash."""
+    above = []
+    for indent, name in re.findall(r"^( *)(\S+)", MAP, re.MULTILINE):
+        above = [*above[: len(indent) // 2], name]
+        yield "".join(above)
+
+
+def test_map_names_each_room_and_module():
+    found = [path for path in (ROOT / "workflow").rglob("*") if "__pycache__" not in path.parts]
+    names = {f"{path.relative_to(ROOT)}{'/' * (path.is_dir() and not path.is_symlink())}" for path in found}
+    assert names == {path for path in paths_of_map() if path.startswith("workflow/")} - {"workflow/"}
+
+
+def test_what_the_map_names_is_there():
+    for path in paths_of_map():
+        assert (ROOT / path).exists(), f"CONTRIBUTING.md's map names {path}, which is not there"
+
+
+def test_map_names_the_rules_of_each_stage():
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        if rules := re.findall(r"^rule (\w+):", file.read_text(), re.MULTILINE):
+            assert re.search(rf"^ +{file.name} +{', '.join(rules)}$", MAP, re.MULTILINE), file
+
+
+def test_each_rule_has_a_script_of_its_name_and_a_docstring():
+    rules = {}
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        rules |= dict(re.findall(r'^rule (\w+):\n(    """.+"""\n)?', file.read_text(), re.MULTILINE))
+    assert rules.keys() == {file.stem for file in (ROOT / "workflow/scripts").glob("*.py")} and all(rules.values())
+
+
+def test_files_that_are_named_are_there():
+    files = r"(?<![\w/{}.])((?:workflow|tests|config|docs|benchmarks|profiles|envs)/[\w/.-]*\w)"
+    for text in TEXTS:
+        for path in re.findall(files, text.read_text()):
+            assert (ROOT / path).exists(), f"{text.relative_to(ROOT)} names {path}, which is not there"
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", text.read_text()):
+            assert (text.parent / link).exists(), f"{text.relative_to(ROOT)} links to {link}, which is not there"

@@ -6,6 +6,7 @@ Out:  the same of {run}. The candidates get no answers to the test items.
 
 
 rule choose_run:
+    """The adapter of the candidate under `choose:` with the lowest validation loss, the mean over folds and seeds."""
     input:
         adapters=of_candidates("adapter.nemo"),
         provenance=of_candidates("adapter.provenance.json"),

@@ -1,10 +1,12 @@
-"""The data: the items of datasets: in config/config.yaml in PubMedQA's official split, as NeMo's JSON Lines.
+"""The data: PubMedQA's 1,000 labelled items, or made-up ones.
+
+In:   datasets: in config/config.yaml
 Out:  resources/data/{dataset}/{ori_pqal,test_ground_truth}.json
-      results/data/{dataset}/{items,{label}}/{test,fold0/train,fold0/val,…}.{json,jsonl}; in train-maybe2, maybe twice
 """
 
 
 rule download_pubmedqa:
+    """PubMedQA's two files, of its repository at `revision` or from `directory`."""
     output:
         "<resources>/data/{dataset}/ori_pqal.json",
         "<resources>/data/{dataset}/test_ground_truth.json",
@@ -26,6 +28,7 @@ rule download_pubmedqa:
 
 
 rule simulate_trials:
+    """Made-up trial reports in PubMedQA's format, drawn with the seed `simulate`."""
     output:
         "<resources>/data/{dataset}/ori_pqal.json",
         "<resources>/data/{dataset}/test_ground_truth.json",
@@ -42,42 +45,3 @@ rule simulate_trials:
         dir=subpath(output[0], parent=True),
     shell:
         "python {params.script:q} {params.source} --output-dir {params.dir:q} &> {log:q}"
-
-
-rule split_folds:
-    input:
-        ori_pqal="<resources>/data/{dataset}/ori_pqal.json",
-        ground_truth="<resources>/data/{dataset}/test_ground_truth.json",
-    output:
-        expand("<results>/data/{{dataset}}/items/fold{fold}/{split}.json", fold=range(10), split=["train", "val"]),
-        test="<results>/data/{dataset}/items/test.json",
-    log:
-        "<logs>/split_folds/{dataset}.log",
-    conda:
-        "../../envs/host.yaml"
-    params:
-        script=script("split_folds"),
-        code=code("split_folds"),
-        dir=subpath(output.test, parent=True),
-    shell:
-        "python {params.script:q} --ori-pqal {input.ori_pqal:q} --ground-truth {input.ground_truth:q}"
-        " --output-dir {params.dir:q} &> {log:q}"
-
-
-rule write_jsonl:
-    input:
-        json=lambda w: f"<results>/data/{w.dataset}/items/{w.split.partition('-')[0]}.json",
-    output:
-        ensure("<results>/data/{dataset}/{label}/{split}.jsonl", non_empty=True),
-    log:
-        "<logs>/write_jsonl/{dataset}/{label}/{split}.log",
-    conda:
-        "../../envs/host.yaml"
-    params:
-        script=script("write_jsonl"),
-        code=code("write_jsonl"),
-        sample=lambda w: flags("dataset", "sample", "seed")(w) if w.split == "test" else "",
-        repeat=lambda w: w.split.partition("-maybe")[2] or 1,
-    shell:
-        "python {params.script:q} --json {input.json:q} --label {wildcards.label} {params.sample}"
-        " --repeat-maybe {params.repeat} --output {output:q} &> {log:q}"

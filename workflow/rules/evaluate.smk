@@ -7,6 +7,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json
 
 
 rule evaluate:
+    """One model's figures and answers, the predictions paired by pmid with the gold answers."""
     input:
         predictions="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl",
         predict_provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
@@ -35,6 +36,7 @@ rule evaluate:
 
 
 rule compare_runs:
+    """The table of the runs under `targets:`, with every comparison between them."""
     input:
         metrics=of_targets("metrics.json"),
     output:

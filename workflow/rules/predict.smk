@@ -6,6 +6,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl and its .proven
 
 
 rule predict:
+    """The text and the labels' log-probabilities for each test item, with the settings under `predict:`."""
     input:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),

@@ -6,6 +6,7 @@ Out:  results/report.html
 
 
 rule write_report:
+    """The page: table, pictures, errors, settings, costs and provenance of the runs under `targets:`."""
     input:
         table="<results>/accuracy.tsv",
         json="<results>/accuracy.json",

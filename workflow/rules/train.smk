@@ -7,7 +7,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo and its .provenance.
 
 
 rule train_lora:
-    """Takes hours for a 7B model, so its edited code alone does not repeat it; --forcerun does."""
+    """The adapter of one fold and seed, with the settings under `train:`. Its edited code alone does not repeat it."""
     input:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         train=train_jsonl(),

@@ -6,7 +6,7 @@ Out:  results/base/{model}.verification.tsv, the logits of both on a few prompts
 
 
 rule verify_model:
-    """Fails where they differ."""
+    """The logits of snapshot and converted model on a few prompts. Fails where they differ."""
     input:
         snapshot="<resources>/hf/{model}/manifest.json",
         base="<results>/base/{model}/model_config.yaml",

@@ -1,0 +1,47 @@
+"""The items in PubMedQA's official split, and as NeMo's JSON Lines.
+
+In:   resources/data/{dataset}/
+Out:  results/data/{dataset}/items/{test,fold0/train,fold0/val,…}.json
+      results/data/{dataset}/{label}/{test,fold0/train,fold0/val,…}.jsonl; in train-maybe2, maybe twice
+"""
+
+
+rule split_folds:
+    """PubMedQA's official split: 500 test items, and ten folds of 450 training and 50 validation items."""
+    input:
+        ori_pqal="<resources>/data/{dataset}/ori_pqal.json",
+        ground_truth="<resources>/data/{dataset}/test_ground_truth.json",
+    output:
+        expand("<results>/data/{{dataset}}/items/fold{fold}/{split}.json", fold=range(10), split=["train", "val"]),
+        test="<results>/data/{dataset}/items/test.json",
+    log:
+        "<logs>/split_folds/{dataset}.log",
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("split_folds"),
+        code=code("split_folds"),
+        dir=subpath(output.test, parent=True),
+    shell:
+        "python {params.script:q} --ori-pqal {input.ori_pqal:q} --ground-truth {input.ground_truth:q}"
+        " --output-dir {params.dir:q} &> {log:q}"
+
+
+rule write_jsonl:
+    """Prompts and answers of `label`: of test items a stratified `sample` by `seed`; in train-maybe{n} each maybe n times."""
+    input:
+        json=lambda w: f"<results>/data/{w.dataset}/items/{w.split.partition('-')[0]}.json",
+    output:
+        ensure("<results>/data/{dataset}/{label}/{split}.jsonl", non_empty=True),
+    log:
+        "<logs>/write_jsonl/{dataset}/{label}/{split}.log",
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("write_jsonl"),
+        code=code("write_jsonl"),
+        sample=lambda w: flags("dataset", "sample", "seed")(w) if w.split == "test" else "",
+        repeat=lambda w: w.split.partition("-maybe")[2] or 1,
+    shell:
+        "python {params.script:q} --json {input.json:q} --label {wildcards.label} {params.sample}"
+        " --repeat-maybe {params.repeat} --output {output:q} &> {log:q}"
