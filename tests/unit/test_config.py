@@ -1,13 +1,86 @@
-"""Our own configurations pass the schema, and the schema's keys are documented."""
+"""Our own configurations pass, the schema's keys are documented, and a mistake is told in one sentence that names file,
+key, value and remedy."""
 
 from pathlib import Path
 
 import pytest
 import yaml
+from common.files import write_json
+from helpers import ROOT
+from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config, validate
 
-ROOT = Path(__file__).parents[2]
+from workflow.planning import Problem
+from workflow.planning.config import Checks
+
 SCHEMA = str(ROOT / "workflow/schemas/config.schema.yaml")
+NEMO_KEYS = yaml.safe_load((ROOT / "workflow/scripts/train_lora.yaml").read_text())
+
+CHOSEN = "chosen: {model: mistral-7b, dataset: pubmedqa, choose:"
+MISTAKES = {  # laid over config/config.yaml: what is said, before what the schema says of the key
+    "target: [lora]": "target: no such key; is it targets?",
+    "targets: [bse]": "targets: bse is not among runs: base, tutorial, lora, best",
+    "accelerator: tpu": "accelerator: 'tpu' is not one of ['gpu', 'cpu']",
+    "runs: {lora: {train: {max_step: 5}}}": "runs.lora.train.max_step: no such key; is it max_steps?",
+    "runs: {lora: {train: {lr: 1e-4}}}": (
+        "runs.lora.train.lr: '1e-4' is text to YAML; write a plain number, as 1.0e-4 for 1e-4"
+    ),
+    "runs: {lora: {train: {lr: -0.1}}}": "runs.lora.train.lr: -0.1 is less than or equal to the minimum of 0",
+    "runs: {lora: {train: {max_steps: 0}}}": "runs.lora.train.max_steps: 0 is less than the minimum of 1",
+    "runs: {lora: {train: {repeat_maybe: 1}}}": "runs.lora.train.repeat_maybe: 1 is less than the minimum of 2",
+    "runs: {base: {repeat_maybe: 2}}": (
+        "runs.base.repeat_maybe: no such key; there are model, dataset, label, folds, seeds, devices, "
+        "tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, train, choose, predict"
+    ),
+    "runs: {lora: {folds: [0, 10]}}": "runs.lora.folds: 10 is greater than the maximum of 9",
+    "runs: {lora: {label: gold}}": (
+        "runs.lora.label: 'gold' is not one of ['final_decision', 'reasoning_required_pred', 'reasoning_free_pred']"
+    ),
+    "runs: {lora: {megatron_amp_O2: 1}}": "runs.lora.megatron_amp_O2: 1 is not of type 'boolean'",
+    "runs: {lora: []}": "runs.lora: [] is not of type 'object'",
+    "runs: {new: {dataset: pubmedqa}}": "runs.new: model is missing: A name under models.",
+    "runs: {lora: {model: mistrl}}": "runs.lora.model: mistrl is not among models: mistral-7b",
+    "runs: {lora: {dataset: medqa}}": "runs.lora.dataset: medqa is not among datasets: pubmedqa",
+    "runs: {lora: {tensor_model_parallel_size: 3}}": (
+        "runs.lora.tensor_model_parallel_size: 3 does not divide the 4 devices"
+    ),
+    "runs: {lora: {tensor_model_parallel_size: 2, train: {global_batch_size: 33}}}": (
+        "runs.lora.train.global_batch_size: 33 is no multiple of micro_batch_size 4 on 2 copies of the model"
+    ),
+    "runs: {lora: {precision: 16}}": (
+        "runs.lora.precision: with 16, NeMo trains without megatron_amp_O2 only: set that to false"
+    ),
+    "runs: {lora: {train: {val_check_interval: 61}}}": (
+        "runs.lora.train.val_check_interval: 61 steps, but training ends after max_steps 60"
+    ),
+    "runs: {lora: {train: {warmup_steps: 61}}}": (
+        "runs.lora.train.warmup_steps: 61 steps, but training ends after max_steps 60"
+    ),
+    "models: {x: {repo: org/x}}": "models.x: has repo; it needs repo and revision or snapshot or gguf",
+    "models: {x: {repo: org/x, revision: main}}": "models.x.revision: 'main' does not match '^[0-9a-f]{40}$'",
+    "runs: {lora: {train: {nemo: [model.optim.lrr=1]}}}": (
+        "runs.lora.train.nemo: train_lora.yaml has no model.optim.lrr; to add it, write +model.optim.lrr=1"
+    ),
+    "models: {x: org/x}": "models.x: 'org/x' is not of type 'object'",
+    "models: []": "models: [] is not of type 'object'",
+    "runs: {lora: {folds: al}}": "runs.lora.folds: 'al' does not match '^all$'",
+    f"runs: {{{CHOSEN} [base, lora]}}}}": "runs.chosen.choose: base is not among the runs that have train:",
+    f"runs: {{{CHOSEN} [lora, tutorial]}}}}": (
+        "runs.chosen.choose: lora is under targets: that would be choosing on test; take it out of one of them"
+    ),
+    f"{{targets: [base], runs: {{{CHOSEN} [lora, tutorial]}}}}}}": (
+        "runs.chosen.choose: lora and chosen differ in tensor_model_parallel_size, in which they must agree"
+    ),
+    f"{{targets: [base], runs: {{lora: {{tensor_model_parallel_size: 4}}, {CHOSEN} [lora, tutorial]}}}}}}": (
+        "runs.chosen.choose: tutorial and chosen differ in label, in which they must agree"
+    ),
+    "{targets: [base], runs: {lora: {choose: [lora, tutorial]}}}": (
+        "runs.lora.choose: stands beside train:; a run has one of them"
+    ),
+    "datasets: {x: {simulate: 1, directory: d}}": (
+        "datasets.x: has simulate, directory; it needs revision or directory or simulate"
+    ),
+}
 
 
 @pytest.fixture
@@ -60,3 +133,105 @@ def test_conda_environment_has_the_same_versions():
     pinned = (ROOT / "envs/requirements.txt").read_text().splitlines()
     dependencies = yaml.safe_load((ROOT / "envs/host.yaml").read_text())["dependencies"]
     assert set(dependencies[-1]["pip"]) <= set(pinned)
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch):
+    """checked(text, …): the checks, as checks.smk makes them, of config/config.yaml with mine.yaml, mine2.yaml, … over
+    it; they have passed."""
+    monkeypatch.chdir(tmp_path)
+
+    def checked(*texts, fetched="resources/hf"):
+        files = [Path("mine.yaml"), *(Path(f"mine{number}.yaml") for number in range(2, len(texts) + 1))][: len(texts)]
+        config = load_configfile(ROOT / "config/config.yaml")
+        for file, text in zip(files, texts):
+            file.write_text(text)
+            update_config(config, load_configfile(file))
+        checks = Checks(config, [ROOT / "config/config.yaml", *files])
+        checks.check_schema(yaml.safe_load(Path(SCHEMA).read_text()))
+        validate(config, SCHEMA)
+        checks.check_runs(NEMO_KEYS, fetched)
+        return checks
+
+    return checked
+
+
+def said(checked, *arguments, **options):
+    with pytest.raises(Problem) as problem:
+        checked(*arguments, **options)
+    return str(problem.value)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_explained(checked, mistake):
+    assert said(checked, mistake).split(". ")[0] == f"mine.yaml: {MISTAKES[mistake]}"
+
+
+def test_what_the_key_is_for_is_said(checked):
+    assert said(checked, "accelerator: tpu").endswith("['gpu', 'cpu']. What training and prediction run on.")
+
+
+def test_what_is_right_passes(checked):
+    train = "{lr: 0.1, max_steps: 9, val_check_interval: 9, nemo: [+a.b=1]}"
+    more = f"best: {{tensor_model_parallel_size: 4}}, new: {{model: mistral-7b, dataset: pubmedqa, train: {train}}}"
+    checks = checked(f"{{runs: {{{more}}}, models: {{mistral-7b: {{repo: null, revision: null, snapshot: here}}}}}}")
+    assert checks.config["models"]["mistral-7b"] == {"snapshot": "here"}
+
+
+def test_the_file_with_the_last_word_is_named(checked):
+    three = "runs: {lora: {train: {lr: 1e-4}}}", "runs: {lora: {train: {lr: 1e-5}}}", "targets: [lora]"
+    assert said(checked, *three).startswith("mine2.yaml: runs.lora.train.lr: '1e-5' is text")
+    run = "runs: {new: {model: mistral-7b, dataset: pubmedqa}}"  # whose 4 devices are the default
+    checks = checked("targets: [lora]", run, "targets: [base]")
+    for key, file in ("devices", "mine2.yaml"), ("model", "mine2.yaml"):
+        assert said(checks.refuse, ["runs", "new", key], "so") == f"{file}: runs.new.{key}: so"
+    assert said(checks.refuse, ["targets"], "so") == "mine3.yaml: targets: so"
+    theirs = Path(ROOT / "config/config.yaml")
+    assert Path(said(checks.refuse, ["accelerator"], "so").split(": ")[0]).resolve() == theirs
+    assert Path(said(checks.refuse, ["nowhere"], "so").split(": ")[0]).resolve() == theirs
+
+
+def test_a_module_has_no_file(checked):
+    checks = Checks({}, [], module="peft")
+    assert said(checks.refuse, ["runs", "x"], "so") == "config of module peft: runs.x: so"
+
+
+@pytest.mark.parametrize("model", ["snapshot", "fetched"])
+def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
+    fetched, snapshot = tmp_path / "hf", tmp_path / "hf/local"
+    write_json(snapshot / "config.json", {"num_attention_heads": 32, "num_key_value_heads": 8})
+    write_json(snapshot / "manifest.json", {"source": "org/x"})
+    keys = f"snapshot: {snapshot}" if model == "snapshot" else f"repo: org/x, revision: {'a' * 40}"
+    runs = "{lora: {model: local, devices: 16, tensor_model_parallel_size: 16}}"
+    config = f"{{models: {{local: {{{keys}}}}}, runs: {runs}}}"
+    words = "runs.lora.tensor_model_parallel_size: 16 does not divide the 8 num_key_value_heads of local"
+    assert said(checked, config, fetched=fetched) == f"mine.yaml: {words} ({snapshot}/config.json)"
+    write_json(snapshot / "config.json", {"num_attention_heads": 32, "num_key_value_heads": 16})
+    checked(config, fetched=fetched)
+    if model == "fetched":  # what is there is of another model
+        write_json(snapshot / "config.json", {"num_attention_heads": 1})
+        write_json(snapshot / "manifest.json", {"source": "org/y"})
+        checked(config, fetched=fetched)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora, best, other, chosen"),
+        ("lora/fold12/seed0/metrics.json", "fold12/seed0 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
+        ("lora/fold0/metrics.json", "fold0/metrics.json is none of fold0/seed0, fold0/seed1, …, fold9/…"),
+        (
+            "other/fold0/seed0/metrics.json",
+            "other is a candidate of chosen: only what is chosen gets answers to the test items",
+        ),
+    ],
+)
+def test_target_that_there_cannot_be(checked, target, words):
+    run = "model: mistral-7b, dataset: pubmedqa, label: reasoning_required_pred"
+    other = f"other: {{{run}, train: {{max_steps: 5, val_check_interval: 5, lr: 0.1}}}}"
+    checks = checked(f"{{targets: [base], runs: {{{other}, chosen: {{{run}, choose: [tutorial, other]}}}}}}")
+    directory = "results/runs"
+    assert said(checks.check_target, f"{directory}/{target}", directory) == f"{directory}/{target}: {words}"
+    for right in "other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json":
+        checks.check_target(f"{directory}/{right}", directory)
+    checks.check_target("results/accuracy.tsv", directory)

@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 from common.files import read_json, read_jsonl, write_json, write_jsonl
-from helpers import run_script
+from helpers import run_script, snakemake
 from playwright.sync_api import sync_playwright
+from sklearn.metrics import cohen_kappa_score
 
 RUNS = ["base", "base-tp2", "base-tp4", "base-dp2-tp2", "tutorial", "lora"]
 SECTIONS = ["Runs", "Comparisons", "Confusion matrices", "Learning curves", "Calibration", "Examples of errors"]
@@ -128,3 +129,22 @@ def test_what_models_write_is_text(chain, tmp_path, visit):
 
 def test_same_input_gives_the_same_bytes(chain, tmp_path):
     assert write_report(chain, tmp_path / "report.html").read_bytes() == (chain / "results/report.html").read_bytes()
+
+
+def test_a_metric_is_one_entry(chain, tmp_path, visit):
+    """As CONTRIBUTING.md says: all that comes of METRICS has it, and no model is asked again."""
+    copy = shutil.copytree(chain, tmp_path / "chain", symlinks=True)
+    metrics = copy / "workflow/scripts/evaluation/metrics.py"
+    entry = '    "kappa": Metric(cohen_kappa_score, {"": "kappa", "_text": "kappa of text"}, percent=False),\n'
+    head, table, rest = metrics.read_text().partition('    "macro_f1": ')
+    imported = head.replace("import accuracy_score,", "import accuracy_score, cohen_kappa_score,")
+    metrics.write_text(imported + entry + table + rest)
+    done = snakemake(copy, "--configfile", "chain.yaml")
+    assert done.returncode == 0 and "rule evaluate" in done.stdout and "rule predict" not in done.stdout, done.stdout
+    answers = read_json(copy / "results/runs/lora/fold0/seed0/metrics.json")["answers"].values()
+    kappa = cohen_kappa_score([answer["gold"] for answer in answers], [answer["score"] for answer in answers])
+    head, *rows = cells(visit(copy / "results/report.html"), "section table")
+    (shown,) = (row[head.index("kappa")] for row in rows if row[0] == "lora")
+    assert shown == f"{kappa:.4g}" and "kappa of text" in head
+    assert [line["kappa"] for line in read_json(copy / "results/accuracy.json")["runs"]][-1] == pytest.approx(kappa)
+    assert "kappa" in (copy / "logs/compare_runs.log").read_text()

@@ -28,7 +28,10 @@ class Checks:
 
     def refuse(self, path, problem):
         path = [part for part in path if isinstance(part, str)]  # without places in a list
-        having = [file for file in self.files if has(yaml.safe_load(Path(file).read_text()), path)]
+        trees = [(file, yaml.safe_load(Path(file).read_text())) for file in self.files]
+        having = [file for file, tree in trees if has(tree, path)]
+        if len(path) > 2 and not having:  # the key is at its default
+            having = [file for file, tree in trees if has(tree, path[:-1])]
         if self.module and not (path and having):
             place = f"config of module {self.module}"
         else:
@@ -60,7 +63,7 @@ class Checks:
             self.refuse(path, f"has {', '.join(value) or 'nothing'}; it needs {ways}")
         if error.validator_value in ("number", "integer") and isinstance(value, str):
             self.refuse(path, f"'{value}' is text to YAML; write a plain number, as 1.0e-4 for 1e-4")
-        self.refuse(path, f"{error.message}. {error.schema.get('description', '')}")
+        self.refuse(path, ". ".join(filter(None, [error.message, error.schema.get("description")])))
 
     def check_runs(self, nemo_keys, fetched):
         """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there."""
@@ -123,8 +126,8 @@ class Checks:
             if candidate in self.config["targets"]:
                 problem = f"{candidate} is under targets: that would be choosing on test; take it out of one of them"
                 self.refuse(path, problem)
-            for key in run.keys() - {"choose", "predict"}:
-                if run[key] != self.config["runs"][candidate].get(key):
+            for key in run:
+                if key not in ("choose", "predict") and run[key] != self.config["runs"][candidate].get(key):
                     self.refuse(path, f"{candidate} and {name} differ in {key}, in which they must agree")
 
     def check_target(self, target, directory):

@@ -1,0 +1,133 @@
+"""What stands in the way of jobs on this machine, and what makes planning faster."""
+
+import gc
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+from snakemake.settings.types import DeploymentMethod
+
+from workflow.planning import Problem, container, machine, speed
+from workflow.planning.config import Checks
+
+
+@pytest.fixture
+def checks(tmp_path, monkeypatch):
+    """Of an image, a run with 4 devices in the first file, and one in the last."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first.yaml").write_text("{image: nemo_24.03.sif, accelerator: gpu, runs: {four: {devices: 4}}}")
+    (tmp_path / "last.yaml").write_text("{image: null, runs: {one: {devices: 1}}}")
+    config = {"image": None, "accelerator": "gpu", "runs": {"four": {"devices": 4}, "one": {"devices": 1}}}
+    return Checks(config, ["first.yaml", "last.yaml"])
+
+
+@pytest.fixture
+def torch(tmp_path, monkeypatch):
+    """torch(lines): from now on this environment's torch is one whose version.py has these lines."""
+    package = tmp_path / "packages/torch"
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "path", [str(package.parent)])
+
+    def install(version):
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").write_text("")
+        (package / "version.py").write_text(version)
+        importlib.invalidate_caches()
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("version", "for_cpus"),
+    [
+        ("from typing import Optional\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", True),
+        ("cuda = None\n", True),
+        ("cuda: Optional[str] = '12.8'\nhip: Optional[str] = None\nxpu: Optional[str] = None\n", False),
+        ("debug = False\n", False),
+    ],
+)
+def test_torch_for_cpus_is_told(torch, version, for_cpus):
+    torch(version)
+    assert machine.torch_is_built_for_cpus() is for_cpus
+
+
+def test_no_torch_is_not_one_for_cpus(torch):
+    assert machine.torch_is_built_for_cpus() is False
+
+
+def test_torch_of_this_environment_is_told():
+    import torch
+
+    assert machine.torch_is_built_for_cpus() == (torch.version.cuda is None)
+
+
+@pytest.mark.parametrize(
+    ("run", "gpus", "key", "problem"),
+    [
+        ("four", 3, "first.yaml: runs.four.devices", "4, but this machine has 3 GPUs; {cluster}, or set fewer"),
+        ("one", 0, "last.yaml: runs.one.devices", "1, but this machine has 0 GPUs; {cluster}, or {cpu}"),
+        ("one", 1, "first.yaml: accelerator", "gpu, but the torch of this environment is built for CPUs: {install}"),
+    ],
+)
+def test_gpus_that_are_not_there(checks, torch, run, gpus, key, problem):
+    torch("cuda: Optional[str] = None\n")
+    with pytest.raises(Problem) as raised:
+        machine.check_gpus(checks, run, gpus)
+    cluster, cpu = "run on a cluster (--profile)", "set accelerator: cpu, for a small model"
+    expected = problem.format(cluster=cluster, cpu=cpu, install="install one for CUDA, or set image:")
+    assert str(raised.value) == f"{key}: {expected}"
+
+
+def test_gpus_that_are_there(checks, torch):
+    torch("cuda: Optional[str] = '12.8'\n")
+    machine.check_gpus(checks, "four", 4)
+    torch("cuda: Optional[str] = None\n")
+    checks.config["image"] = "nemo_24.03.sif"  # which has a torch of its own
+    machine.check_gpus(checks, "four", 4)
+
+
+@pytest.mark.parametrize("version", ["25.02", "24.03"])
+def test_image_that_is_not_there(checks, tmp_path, version):
+    image = checks.config["image"] = f"{tmp_path}/mine.sif" if version == "24.03" else f"nemo_{version}.sif"
+    with pytest.raises(Problem) as problem:
+        container.check_image(checks, {DeploymentMethod.APPTAINER})
+    pull = f"apptainer pull {image} docker://nvcr.io/nvidia/nemo:{version}"
+    assert str(problem.value) == f"last.yaml: image: there is no {image}; get it: {pull}"
+    (tmp_path / image).write_text("")
+    container.check_image(checks, {DeploymentMethod.APPTAINER})
+    with pytest.raises(Problem, match=f"^last.yaml: image: {image} is only used with --sdm apptainer"):
+        container.check_image(checks, {DeploymentMethod.CONDA})
+    checks.config["image"] = "docker://nvcr.io/nvidia/nemo:25.02"  # Snakemake pulls it
+    container.check_image(checks, {DeploymentMethod.APPTAINER})
+
+
+def test_commit_of_a_clone(tmp_path):
+    assert machine.commit_of(tmp_path) == ""
+    commands = "git init -q && git -c user.name=t -c user.email=t@localhost commit -q --allow-empty -m t"
+    subprocess.run(f"{commands} && touch file && git add file", shell=True, check=True, cwd=tmp_path)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    assert machine.commit_of(tmp_path) == f"{head}-dirty"
+    (tmp_path / "file").unlink()
+    subprocess.run("git rm -q --cached file", shell=True, check=True, cwd=tmp_path)
+    assert machine.commit_of(tmp_path) == head
+
+
+def test_signature_is_worked_out_once():
+    @speed.quickly
+    def of_job(wildcards, output):
+        return wildcards, output
+
+    assert of_job(1, output=2) == (1, 2)
+    assert inspect.signature(of_job) is of_job.__signature__
+    assert list(inspect.signature(of_job).parameters) == ["wildcards", "output"]
+
+
+def test_less_garbage_is_collected():
+    """In a process of its own: nothing is left behind for the other tests."""
+    code = "import gc; from workflow.planning import speed; speed.collect_less_garbage(); print(gc.get_threshold())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "(100000, 50, 50)"
+    assert gc.get_threshold() != (100_000, 50, 50)
