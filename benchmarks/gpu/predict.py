@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
 from common.files import read_jsonl
 from common.pubmedqa import LABELS
-from nemo_image.setup import load_config, prepare_nemo
+from nemo_image.loading import load_config
+from nemo_image.setup import prepare_nemo
 from predict import load_model
 
 TOKENS = 20  # as the tutorial sets it; random weights rarely end a text before

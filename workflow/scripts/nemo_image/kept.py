@@ -87,6 +87,11 @@ class Training:
             return False
         return read_json(self.provenance)["sha256"]["result"] == sha256(self.adapter)
 
+    def made(self):
+        """When and where it was made, in words: an image is not in the fingerprint."""
+        provenance = read_json(self.provenance)
+        return f"made on {provenance['started'][:10]}, image {provenance['image'] or 'none'}"
+
     def take_over(self):
         """Puts the adapter where it is wanted, with its provenance, in which the inputs are as they lie now."""
         with replacing(self.output) as partial:
