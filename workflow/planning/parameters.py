@@ -113,13 +113,13 @@ class Parameters:
 
     def on_gpus(self, devices):
         """What stands before a command that needs an image or GPUs: it gives it its own."""
+        image = self.config["image"]
+        refuse = f"echo {shlex.quote(f'image: {image} is only used with --sdm apptainer')} >&2; exit 1;"
         deal = f"python {shlex.quote(str(self.scripts.parent / 'tools/deal_gpus.py'))} --devices"
 
         def of_job(wildcards):
-            if self.config["image"] and APPTAINER not in self.workflow.deployment_settings.deployment_method:
-                return Unrecorded(
-                    f"echo 'image: {self.config['image']} is only used with --sdm apptainer' >&2; exit 1;"
-                )
+            if image and APPTAINER not in self.workflow.deployment_settings.deployment_method:
+                return Unrecorded(refuse)
             return Unrecorded(f"{deal} {devices(wildcards)}" if self.config["accelerator"] == "gpu" else "")
 
         return quickly(of_job)
