@@ -25,7 +25,7 @@ from nemo_image.resume import make_exact, prepare, refuse_unfinished, stop_in_ti
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 from omegaconf import OmegaConf
 
-# Every micro batch has another length: without it the card held up to 1.7 times what was in use. Read by torch's import.
+# Every micro batch has another length: without it a card held up to 1.7 times what was in use. Read by torch's import.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 START_UP = 1  # minutes, at most, between the start of a job with a time limit and that of this process
