@@ -202,6 +202,8 @@ def test_forced_training_is_told_to_its_job(monkeypatch):
     assert all(flag.startswith("--anew ") for flag in flags)
     assert [str(one("", ["a"])), str(two("", ["b x"]))] == flags  # of a second attempt
     assert str(two("", ["c"])) == ""
+    provenance = forced.anew(call(forcerun={"./d.json"}), "one_train")
+    assert str(provenance("", ["d", "d.json"])).startswith("--anew ")  # its other output, as Snakemake takes it
     in_job = call(main=False)
     assert str(forced.anew(in_job, "one_train")("", ["other"])) == flags[0]
     assert str(forced.anew(in_job, "two_train")("", ["b x"])) == flags[1]

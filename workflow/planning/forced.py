@@ -8,10 +8,11 @@ from .speed import quickly
 VARIABLE = "TRAIN_ANEW"  # for jobs on a cluster, a line each: the forced file or rule, and the call that forces it
 
 
-def is_forced(settings, rule, file):
-    """Whether the user forces this file of this rule. settings: Snakemake's dag_settings."""
+def is_forced(settings, rule, files):
+    """Whether the user forces one of these files of this rule, however written. settings: Snakemake's dag_settings."""
     targets = settings.targets if settings.forcetargets else ()
-    return bool(settings.forceall or {rule, file} & {*settings.forcerun, *map(str, targets)})
+    named = {os.path.relpath(str(name)) for name in (*settings.forcerun, *targets)}
+    return bool(settings.forceall or named & {rule, *files})
 
 
 def anew(workflow, rule):
@@ -25,7 +26,7 @@ def anew(workflow, rule):
     def of_job(wildcards, output):
         told = dict(line.rsplit(" ", 1) for line in os.environ.get(VARIABLE, "").splitlines())
         if workflow.is_main_process:
-            if not is_forced(workflow.dag_settings, rule, output[0]):
+            if not is_forced(workflow.dag_settings, rule, output):
                 return Unrecorded("")
             every = workflow.dag_settings.forceall or rule in workflow.dag_settings.forcerun
             told[rule if every else output[0]] = call
