@@ -13,6 +13,7 @@ from helpers import ROOT, SCRIPTS
 
 from workflow.planning import changes
 from workflow.planning.parameters import Parameters
+from workflow.scripts.download_pubmedqa import SHA256
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 
@@ -24,16 +25,29 @@ def touch(path):
 
 def test_small_files_by_contents(tmp_path):
     (tmp_path / "own").mkdir()
-    (tmp_path / "own/items.json").write_text("1")
-    one, file = changes.state(f"{tmp_path}/own"), changes.state(f"{tmp_path}/own/items.json")
+    (tmp_path / "own/ori_pqal.json").write_text("1")
+    one, file = changes.state(f"{tmp_path}/own"), changes.state(f"{tmp_path}/own/ori_pqal.json")
     touch(tmp_path / "own")
     (tmp_path / "own").rename(tmp_path / "moved")
-    assert one == changes.state(f"{tmp_path}/moved") and file == changes.state(f"{tmp_path}/moved/items.json")
-    (tmp_path / "moved/items.json").write_text("2")
-    assert one != changes.state(f"{tmp_path}/moved") and file != changes.state(f"{tmp_path}/moved/items.json")
-    (tmp_path / "moved/items.json").write_text("1")
-    (tmp_path / "moved/more.json").touch()
+    assert one == changes.state(f"{tmp_path}/moved") and file == changes.state(f"{tmp_path}/moved/ori_pqal.json")
+    (tmp_path / "moved/ori_pqal.json").write_text("2")
+    assert one != changes.state(f"{tmp_path}/moved") and file != changes.state(f"{tmp_path}/moved/ori_pqal.json")
+    (tmp_path / "moved/ori_pqal.json").write_text("1")
+    (tmp_path / "moved/test_ground_truth.json").touch()
     assert one != changes.state(f"{tmp_path}/moved")
+
+
+def test_files_that_no_step_reads(tmp_path):
+    """A snapshot's README, a log beside the data: they make nothing anew. Each file that a step reads does."""
+    (tmp_path / "config.json").write_text("1")
+    one = changes.state(str(tmp_path))
+    for name in "README.md", "nohup.out", "consolidated.safetensors":
+        (tmp_path / name).write_text("2")
+    (tmp_path / "original").mkdir()
+    assert one == changes.state(str(tmp_path))
+    for name in *SHA256, "tokenizer.model", "model-00001-of-00002.safetensors":
+        (tmp_path / name).write_text("2")
+        assert one != (one := changes.state(str(tmp_path)))
 
 
 def test_large_files_by_size_and_time(tmp_path, monkeypatch):

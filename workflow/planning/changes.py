@@ -12,7 +12,9 @@ from pathlib import Path
 import yaml
 
 from ..scripts.common import code
+from ..scripts.model_formats.manifest import belongs
 
+PUBMEDQA = "ori_pqal.json", "test_ground_truth.json"
 LARGE = 10_000_000  # bytes; of larger files, size and time of the last change stand for the contents
 
 
@@ -23,11 +25,13 @@ def state_of_file(file):
 
 
 def state(place):
-    """A checksum of a user's file, of the files in a directory, or of the *.gguf in an installed package (by its size,
-    as each installation has another time). The path is not in it. Empty where there is nothing."""
+    """A checksum of a user's file, of a snapshot's or PubMedQA's files in a directory (others, as a README, are read by no
+    step), or of the *.gguf in an installed package (by its size, as each installation has another time). The path is
+    not in it. Empty where there is nothing."""
     path = Path(place)
     if path.is_dir():
-        states = [state_of_file(file) for file in sorted(path.iterdir()) if file.is_file()]
+        read = [file for file in sorted(path.iterdir()) if belongs(file.name) or file.name in PUBMEDQA]
+        states = [state_of_file(file) for file in read if file.is_file()]
     elif path.is_file():
         states = [state_of_file(path)]
     elif place.isidentifier() and (spec := importlib.util.find_spec(place)):

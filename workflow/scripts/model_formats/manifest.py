@@ -6,8 +6,6 @@ of it is whole.
 
 from fnmatch import fnmatch
 
-from common.files import sha256, write_json
-
 # Not "*.safetensors": some repositories hold the same weights a second time as consolidated.safetensors.
 PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 PATTERNS += ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
@@ -31,6 +29,8 @@ def remove_snapshot(directory):
 
 def write_manifest(directory, source, revision, known_sha256=None):
     """Describes the snapshot's files in directory/manifest.json, which says that they are all there."""
+    from common.files import sha256, write_json  # here, as planning/changes.py imports this module without common
+
     files = {}
     for file in snapshot_files(directory):
         digest = (known_sha256 or {}).get(file.name) or sha256(file)
