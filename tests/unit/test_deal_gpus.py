@@ -193,6 +193,15 @@ def test_no_nvidia_smi(machine):
     assert gpus.count_gpus({}) == 0
 
 
+def test_nvidia_smi_that_hangs(machine, monkeypatch, capfd):
+    """Of a card that it tells nothing of, nobody knows that it is free."""
+    (machine.directory / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(gpus, "ANSWER", 0.2)
+    assert gpus.count_gpus({}) == 0 and gpus.uses() == {}
+    line = f"nvidia-smi has not answered for {gpus.ANSWER} seconds: the driver hangs?"
+    assert capfd.readouterr().err.splitlines() == [line] * 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals(machine, number):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest runs in the background

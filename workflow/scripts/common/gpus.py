@@ -18,15 +18,23 @@ import subprocess
 import sys
 import time
 
+ANSWER = 60  # seconds that nvidia-smi may take; without its persistence mode it is slow
 PAUSE = 1, 2  # seconds between two looks at cards in use, at random, so that those that wait do not look at once
 LOCK = "\0gpu-lock-"
 DESKTOP = 0.1  # of a card's memory: so much is a desktop's, and leaves the card free
 
 
 def nvidia_smi(query):
-    """The rows of its answer. With a card that is lost it answers for the others, and fails: text that is no row."""
+    """The rows of its answer. With a card that is lost it answers for the others, and fails: text that is no row. With
+    a driver that hangs it never answers, and may not even be killed: nobody waits for its end."""
     command = ["nvidia-smi", f"--query-{query}", "--format=csv,noheader,nounits"]
-    output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        output = process.communicate(timeout=ANSWER)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        print(f"nvidia-smi has not answered for {ANSWER} seconds: the driver hangs?", file=sys.stderr, flush=True)
+        return []
     rows = ([field.strip() for field in line.split(",")] for line in output.splitlines())
     return [row for row in rows if len(row) == query.count(",") + 1]
 
