@@ -25,9 +25,9 @@ def state_of_file(file):
 
 
 def state(place):
-    """A checksum of a user's file, of a snapshot's or PubMedQA's files in a directory (no step reads another, as a README),
-    or of the *.gguf in an installed package (by its size, as each installation has another time). The path is not in it.
-    Empty where there is nothing."""
+    """A checksum of a user's file, of a snapshot's or PubMedQA's files in a directory (no step reads another, such as a
+    README), or of the *.gguf in an installed package (by its size, as each installation has another time). The path is
+    not in it. Empty where there is nothing."""
     path = Path(place)
     if path.is_dir():
         read = [file for file in sorted(path.iterdir()) if belongs(file.name) or file.name in PUBMEDQA]
