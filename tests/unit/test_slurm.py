@@ -127,6 +127,7 @@ def settings(default=None, **rules):
         {"gpu": 4},
         {"slurm_extra": "'--gpus=4'"},
         {"slurm_extra": "'--gres=gpu:4'"},
+        {"slurm_extra": "'--exclusive'"},
     ],
 )
 def test_ways_to_ask_for_gpus(asked):
@@ -178,12 +179,27 @@ def test_gpus_are_as_many_as_the_processes():
         job(2, "d"),
         job(1, "e", gres="gpu:a100"),
     ]
-    slurm.check_submissions(fine, none)
+    slurm.check_submissions(fine, none, False)
     for wrong in job(4, gres="gpu:0"), job(2, gres="gpu:4"), job(1, gres="gpu:a100:4"), job(2, gpu=4):
         with pytest.raises(Problem, match=r"train_lora of lora: would get \S+ for \d devices; write gres: as"):
-            slurm.check_submissions([*fine, wrong], none)
+            slurm.check_submissions([*fine, wrong], none, False)
     with pytest.raises(Problem, match="--slurm-array-jobs, or slurm-array-jobs: in the profile: all jobs of an array"):
-        slurm.check_submissions(fine, SimpleNamespace(array_jobs="all"))
+        slurm.check_submissions(fine, SimpleNamespace(array_jobs="all"), False)
+
+
+def test_no_gpu_at_a_site_with_default_partition_and_account():
+    """Whose profile has nothing of SLURM's: only the executor tells that jobs go there."""
+    slurm.check_profile(settings({"mem_mb": 1000}), ["train_lora"])
+    executor = SimpleNamespace(array_jobs=None)
+    slurm.check_submissions([job(1, gres="gpu:1"), job(2, "b", gpu=2)], executor, True)
+    for jobs, of, on_gpus in ([job(1)], executor, False), ([job(1)], SimpleNamespace(), True):  # another executor
+        slurm.check_submissions(jobs, of, on_gpus)
+    with pytest.raises(Problem, match="train_lora of lora: would get no GPU from SLURM; ask for them by gres"):
+        slurm.check_submissions([job(1, slurm_extra="'--mail-type=END'")], executor, True)
+
+
+def test_a_name_with_your_in_it_is_no_placeholder():
+    slurm.check_profile(settings({"slurm_account": "FOR_YOUR_LAB", "gpu": 1}), ["train_lora"])
 
 
 def call(main=True, **how):

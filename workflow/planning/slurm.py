@@ -23,6 +23,12 @@ def keep_token_to_this_process():
         os.environ.update(HF_TOKEN_PATH=os.path.join(os.sep, "proc", str(os.getpid()), "fd", str(file)))
 
 
+def asks_for_gpus(resources):
+    """Do a job's resources, {name: value}, ask SLURM for GPUs? A whole node comes with its own."""
+    words = f"{resources.get('gres', '')} {resources.get('slurm_extra', '')}"
+    return resources.get("gpu") is not None or bool(re.search("gpu|--exclusive", words))
+
+
 def check_profile(settings, gpu_rules):
     """Raises Problem where a profile still has YOUR_…, or one for SLURM asks for no GPU for a rule that needs some.
 
@@ -35,13 +41,13 @@ def check_profile(settings, gpu_rules):
     }
     for rule, values in profile.items():
         for name, value in values.items():
-            if "YOUR_" in value:
+            if re.search(r"\bYOUR_", value):
                 raise Problem(f"the profile: {rule}: {name}: {value} is a placeholder: put in your site's name for it")
     if not any(name.startswith("slurm_") for values in profile.values() for name in values):
         return
     for rule in gpu_rules:
         asked = profile["default-resources"] | profile.get(rule, {})
-        if "gpu" not in asked and "gpu" not in asked.get("gres", "") + asked.get("slurm_extra", ""):
+        if not asks_for_gpus(asked):
             named = next((name for name in profile if name != rule and rule.endswith(name)), None)
             hint = f"has {named}: it needs {rule}" if named else "asks for none, as by gres in profiles/slurm-generic"
             replaces = "; --set-resources in a command replaces all of the profile's"
@@ -54,13 +60,16 @@ def plan_as_submitted(workflow):
         workflow.global_resources["_cores"] = None
 
 
-def check_submissions(jobs, settings):
-    """Raises Problem where jobs would be submitted otherwise than they need it. jobs: those with GPUs; settings: the
-    executor's."""
+def check_submissions(jobs, settings, on_gpus):
+    """Raises Problem where jobs would be submitted otherwise than they need it. jobs: those with GPUs, if on_gpus;
+    settings: the executor's."""
     if getattr(settings, "array_jobs", None):
         why = "all jobs of an array get the GPUs and the memory of its first, and SLURM is told the name of that alone"
         raise Problem(f"--slurm-array-jobs, or slurm-array-jobs: in the profile: {why}; leave it out")
     for job in {(job.rule.name, job.wildcards[0]): job for job in jobs}.values():  # of each run
+        if on_gpus and hasattr(settings, "array_jobs") and not asks_for_gpus(job.resources):  # SLURM's executor
+            then = "ask for them by gres in a profile, as profiles/slurm-generic does"
+            raise Problem(f"{job.rule.name} of {job.wildcards[0]}: would get no GPU from SLURM; {then}")
         asked, devices = str(job.resources.get("gpu") or job.resources.get("gres", "")), int(job.params.devices)
         if (number := re.search(r"(?:^|:)(\d+)$", asked)) and int(number[1]) != devices:
             then = (

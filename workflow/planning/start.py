@@ -21,6 +21,6 @@ def check_jobs(workflow, checks, rules, images, gpus):
         for run in sorted(runs, key=lambda run: checks.config["runs"][run]["devices"])[-1:]:
             machine.check_gpus(checks, run, gpus)
     if not workflow.local_exec:
-        slurm.check_submissions(of_nemo, workflow.executor_settings)
+        slurm.check_submissions(of_nemo, workflow.executor_settings, checks.config["accelerator"] == "gpu")
         if shutil.which("squeue"):
             slurm.check_queue(jobs)
