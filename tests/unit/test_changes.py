@@ -117,7 +117,7 @@ def test_values_of_the_training_yaml(tmp_path):
     values["model"]["optim"] |= {"fixed": 1, "set": "${settings.set}"}
     values["settings"]["set"] = "???"
     assert checksum() != one
-    values["later_keys"] = {"model.optim.fixed": 1, "model.optim.set": 2}
+    values["later_keys"] |= {"model.optim.fixed": 1, "model.optim.set": 2}
     assert checksum() == one
     values["model"]["optim"]["fixed"] = 2
     assert checksum() != one

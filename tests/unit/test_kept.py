@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import reduce
+from operator import getitem
 
 import pytest
 import yaml
@@ -13,6 +15,8 @@ from common.files import read_json, sha256, write_json
 from helpers import ROOT, SCRIPTS
 from nemo_image import kept, loading
 from nemo_image.resume import fingerprint, prepare
+
+from workflow.planning.changes import values_of
 
 SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
 SETTINGS |= {"micro_batch_size": 1, "global_batch_size": 4, "max_steps": 4, "val_check_interval": 2, "lr": 1e-4}
@@ -108,12 +112,31 @@ def test_key_that_comes_later(project, monkeypatch, tmp_path):
 
     values["model"]["optim"]["new"] = 1
     assert with_values() != one
-    values["later_keys"] = {"model.optim.new": 1}
+    values["later_keys"]["model.optim.new"] = 1
     assert with_values() == one
     values["settings"]["new"] = "???"
     values["model"]["optim"]["new"] = "${settings.new}"
     assert with_values(new=1) == one
     assert with_values(new=2) != one
+
+
+def remove_later_keys(values):
+    """Of a dict: leaves what was there before they came."""
+    for key in values.pop("later_keys"):
+        above, _, last = key.rpartition(".")
+        del reduce(getitem, above.split("."), values)[last]
+
+
+def test_keys_that_came_later_train_nothing_again(project, monkeypatch, tmp_path):
+    """Those of train_lora.yaml: without them it has the same fingerprint, and Snakemake sees the same values."""
+    now = training(project), values_of(SCRIPTS / "train_lora.yaml")
+    values = yaml.safe_load((SCRIPTS / "train_lora.yaml").read_text())
+    assert values["later_keys"]
+    remove_later_keys(values)
+    (tmp_path / "train_lora.yaml").write_text(yaml.safe_dump(values | {"later_keys": {}}))
+    monkeypatch.setattr(loading, "SCRIPTS", tmp_path)
+    before = training(project), values_of(tmp_path / "train_lora.yaml")
+    assert now[1] == before[1] and now[0].fingerprint == before[0].fingerprint and now[0].former == before[0].former
 
 
 def test_corrected_setting_is_taken_over(project):
@@ -165,7 +188,7 @@ def former(project, **changes):
     paths = {name: str((project / path).resolve()) for name, path in paths.items()}
     settings = {**SETTINGS, **changes, "accelerator": "cpu", "seed": 1234, **paths}
     config = loading.OmegaConf.to_container(loading.load_config("train_lora.yaml", settings))
-    del config["later_keys"]
+    remove_later_keys(config)
     files = (project / "base/model_config.yaml", project / "train.jsonl", project / "val.jsonl")
     prepare(project / "training", 1, fingerprint(config, files))
     (project / "training/checkpoint").write_text(str(changes))

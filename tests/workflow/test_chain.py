@@ -1,5 +1,6 @@
 """What the whole chain made of a tiny random Mistral: tests/chain.yaml."""
 
+import io
 import json
 import os
 import re
@@ -236,6 +237,24 @@ def test_padded_words_take_no_part(chain, hugging_face, tmp_path):
     options = *files, "--settings", json.dumps(settings), *work
     torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *options, processes=2)
     check_scores_and_text(read_jsonl(tmp_path / "predictions.jsonl"), hugging_face)
+
+
+def test_adapter_trained_with_fused_rotary_embedding(chain, tmp_path):
+    """Whose configuration says so: not for predict.py. NeMo would refuse it on this machine, and fail on others."""
+    run, adapter = chain / "results/runs/lora/fold0/seed0", tmp_path / "adapter.nemo"
+    with tarfile.open(run / "adapter.nemo") as source, tarfile.open(adapter, "w") as target:
+        for member in source.getmembers():
+            content = source.extractfile(member).read() if member.isfile() else b""
+            if member.name.endswith("model_config.yaml"):
+                config = yaml.safe_load(content) | {"apply_rope_fusion": True}
+                content = yaml.safe_dump(config).encode()
+                member.size = len(content)
+            target.addfile(member, io.BytesIO(content))
+    files = "--base", chain / "results/base/tiny", "--test", chain / "results/data/trials/final_decision/test.jsonl"
+    settings = "--settings", json.dumps(read_json(run / "predictions.provenance.json")["settings"])
+    work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
+    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *files, "--adapter", adapter, *settings, *work)
+    assert read_jsonl(tmp_path / "predictions.jsonl") == read_jsonl(run / "predictions.jsonl")
 
 
 def test_interrupted_prediction_continues(chain, hugging_face, tmp_path):

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from common.files import read_json, read_jsonl, sha256, write_jsonl
-from helpers import SCRIPTS, adapter_weights, environment
+from helpers import ROOT, SCRIPTS, adapter_weights, environment
 from nemo_image.resume import fingerprint, prepare
 
 STEPS = 8
@@ -19,10 +19,10 @@ SETTINGS |= {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": STEPS, 
 SETTINGS |= {"warmup_steps": 2, "target_modules": ["attention_qkv", "mlp_fc2"], "adapter_dim": 8}
 
 
-def start(inputs, ranks, minutes=60, work="work", **changes):
+def start(inputs, ranks, minutes=60, work="work", script=SCRIPTS / "train_lora.py", **changes):
     """Starts training in inputs/{work} (the same paths every time, as in a workflow); returns the process."""
     settings = SETTINGS | {"devices": ranks, "tensor_model_parallel_size": ranks} | changes
-    command = ["torchrun", "--standalone", "--nproc-per-node", str(ranks), SCRIPTS / "train_lora.py"]
+    command = ["torchrun", "--standalone", "--nproc-per-node", str(ranks), script]
     command += ["--accelerator", "cpu", "--base", inputs / "base", "--train", inputs / "train.jsonl"]
     command += ["--val", inputs / "val.jsonl", "--settings", json.dumps(settings), "--seed", "0"]
     command += ["--time-limit", minutes, "--work-dir", inputs / work, "--output", inputs / "adapter.nemo"]
@@ -101,6 +101,15 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
     assert read_json(inputs / "adapter.provenance.json")["validation_loss"] == loss
     assert read_json(inputs / "adapter.provenance.json")["curve"] == curve
     (inputs / "adapter.nemo").unlink()
+
+
+def test_killed_rank_ends_the_others_at_once(inputs):
+    """While these wait in C for it, as in NCCL: torchrun's SIGKILL would come after 30 s."""
+    process = start(inputs, 2, script=ROOT / "tests/killed_rank.py")
+    output = process.communicate()[0]
+    (killed,) = (line for line in output.splitlines() if line.startswith("killed at "))
+    assert process.returncode != 0 and time.time() - float(killed.split()[2]) < 10, output
+    shutil.rmtree(inputs / "work")
 
 
 def test_a_training_that_nemo_stops_is_not_taken_for_done(inputs):

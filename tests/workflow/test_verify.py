@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -56,6 +57,15 @@ def verify(snapshot, base, output, ranks=1):
     command = ["torchrun", "--standalone", "--nproc-per-node", ranks, SCRIPTS / "verify_model.py"]
     command += ["--accelerator", "cpu", "--snapshot", snapshot, "--base", base, "--output", output]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment())
+
+
+@pytest.mark.parametrize("before", ["1", None])
+def test_no_tf32(before):
+    """Its libraries read the variable once torch is there. What TF32 does to the logits only a GPU shows."""
+    code = "import os, sys, verify_model; print(os.environ['NVIDIA_TF32_OVERRIDE'], 'torch' in sys.modules)"
+    env = {key: value for key, value in environment().items() if key != "NVIDIA_TF32_OVERRIDE"}
+    env |= {"NVIDIA_TF32_OVERRIDE": before} if before else {}
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env).stdout == "0 False\n"
 
 
 def largest_difference(output):

@@ -30,11 +30,9 @@ def base_by_content(base):
     return hashlib.sha256(json.dumps([config, snapshot], sort_keys=True).encode()).hexdigest()
 
 
-def numbers(config):
-    """NeMo's configuration as a dict, without what changes no number: the settings, which are in it where they belong,
-    and keys that came later, at the value that does what was done before."""
+def without_later_keys(config):
+    """NeMo's configuration as a dict, without keys that came later, at the value that does what was done before."""
     container = OmegaConf.to_container(config)
-    del container["settings"]
     for key, value in container.pop("later_keys").items():
         *above, last = key.split(".")
         place = container
@@ -51,15 +49,15 @@ class Training:
 
     def __init__(self, work_dir, output, config_for, paths, inputs):
         self.work_dir, self.output, self.inputs = work_dir, output, inputs
-        config = numbers(config_for(**{name: name for name in paths}))
+        config = without_later_keys(config_for(**{name: name for name in paths}))
+        del config["settings"]  # they are in it where they belong
         data = {name: sha256(file) for name, file in inputs.items() if name != "base"}
         parts = [config, base_by_content(inputs["base"].parent), data]
         self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         self.directory = work_dir / self.fingerprint[:12]
         self.adapter = self.directory / "adapter.nemo"
         self.provenance = self.directory / "adapter.provenance.json"
-        former = OmegaConf.to_container(config_for(**paths))  # of before trainings were kept, with paths
-        del former["later_keys"]
+        former = without_later_keys(config_for(**paths))  # of before trainings were kept, with paths
         self.former = fingerprint(former, inputs.values())
 
     def find(self, anew):

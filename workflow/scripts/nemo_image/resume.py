@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import time
 import zipfile
 from pathlib import Path
@@ -112,6 +113,9 @@ def make_exact(trainer, seed):
                     state |= moved(state, str(state["dirpath"]), str(trainer.checkpoint_callback.dirpath))
 
         def on_train_start(self, trainer, model):
+            # Where a rank dies, torchrun sends the others SIGTERM. Lightning's handler is Python's, which cannot run
+            # while a rank waits in NCCL for the dead one: it would be there until torchrun's SIGKILL, 30 s later.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             # a checkpoint that was written between two validations counts one batch too few
             progress = trainer.fit_loop.epoch_loop.batch_progress
             for counts in (progress.current, progress.total):
