@@ -1,5 +1,6 @@
 """Trainings that are kept: what their fingerprint is of, when one is taken over, the command that lists and removes."""
 
+import errno
 import json
 import os
 import shutil
@@ -208,12 +209,46 @@ def test_training_of_before_they_were_kept(project):
 
 
 def test_upgrade_that_was_cut_off(project):
-    """Between the two renamings of what lay in training/."""
+    """While what lay in training/ moved."""
     former(project)
-    (project / "training").rename(project / ".training.former")
+    place = project / "training" / (project / "training/state/fingerprint").read_text()[:12]
+    place.mkdir()
+    (project / "training/checkpoint").rename(place / "checkpoint")
     found = training(project)
     found.find("")
-    assert (found.directory / "checkpoint").exists() and not (project / ".training.former").exists()
+    assert (found.directory / "checkpoint").exists() and (found.directory / "state/fingerprint").exists()
+    assert list((project / "training").iterdir()) == [found.directory]
+
+
+def test_upgrade_of_a_training_on_another_disk(project):
+    """To which training/ is a link: what comes later lies there, too."""
+    (project.parent / "disk").mkdir()
+    (project / "training").symlink_to("../disk")
+    former(project)
+    found = training(project)
+    found.find("")
+    assert (found.directory / "checkpoint").exists() and (project / "training").is_symlink()
+    assert [place.name for place in (project.parent / "disk").iterdir()] == [found.fingerprint[:12]]
+
+
+def test_forced_on_a_full_disk(project, monkeypatch):
+    """The next attempt of the call finds the training where it was, and forces it."""
+    finish(training(project), "first")
+    forced = training(project)
+    write = kept.Path.write_text
+
+    def full(file, text):
+        write(file, "")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(kept.Path, "write_text", full)
+        forced.find("call-1")
+    assert forced.is_finished()
+    forced.find("call-1")
+    assert not forced.is_finished() and prepare(forced.directory, 1, forced.fingerprint) == 0
+    assert (forced.directory / "state/anew").read_text() == "call-1"
+    assert len(list((project / "training").iterdir())) == 2
 
 
 def trainings(*arguments, check=True):
@@ -256,6 +291,18 @@ def test_unused_trainings_are_removed(results):
     (left,) = results.rglob("training/*")
     assert len((left / "adapter.nemo").read_bytes()) == 3_000_000
     assert everything_else(results) == before
+
+
+def test_training_that_was_repeated_is_unused(project):
+    """To the same bytes, as where nothing changed; but for as long as the repetition is not finished."""
+    finish(training(project))
+    again = training(project)
+    again.find("call-1")
+    before = again.directory.with_name(f"{again.directory.name}-before-call-1")
+    assert [line.split()[3] for line in trainings(before).splitlines()[:-1]] == ["used"]
+    finish(again)
+    assert trainings(project, "--remove", "unused").count("(removed)") == 1
+    assert again.is_finished() and not before.exists()
 
 
 def test_all_trainings_are_removed(results):

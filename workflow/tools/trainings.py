@@ -36,6 +36,8 @@ def describe(training):
         return size, "unfinished", None, False
     facts, adapter = read_json(provenance), training.parents[1] / "adapter.provenance.json"
     used = adapter.exists() and read_json(adapter)["sha256"]["result"] == facts["sha256"]["result"]
+    repeated = training.with_name(training.name.partition("-before-")[0])  # by force, perhaps to the same bytes
+    used = used and (repeated == training or not (repeated / provenance.name).exists())
     return size, "finished", facts["validation_loss"], used
 
 

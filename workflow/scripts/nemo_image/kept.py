@@ -62,22 +62,25 @@ class Training:
 
     def find(self, anew):
         """Brings the training to its directory, if it lies where it once did; or away, if it is to be made anew."""
-        former = self.work_dir.with_name(f".{self.work_dir.name}.former")
-        if (self.work_dir / "state/fingerprint").exists():  # it was one training's, before trainings were kept
-            self.work_dir.rename(former)
-        if former.exists():
-            self.work_dir.mkdir(exist_ok=True)
-            former.rename(self.work_dir / (former / "state/fingerprint").read_text()[:12])
+        if (mark := self.work_dir / "state/fingerprint").exists():  # it was one training's, before trainings were kept
+            place = self.work_dir / mark.read_text()[:12]
+            place.mkdir(exist_ok=True)
+            # entry by entry: work_dir may be a link, and bound into a container; the mark last, should this be cut off
+            for entry in sorted(self.work_dir.iterdir(), key=lambda entry: entry == mark.parent):
+                if entry != place:
+                    entry.rename(place / entry.name)
         if (former := self.work_dir / self.former[:12]).exists() and not self.directory.exists():
             (former / "state/fingerprint").write_text(self.fingerprint)
             former.rename(self.directory)
         begun_by = self.directory / "state/anew"
         if anew and not (begun_by.exists() and begun_by.read_text() == anew):
+            new = self.work_dir / ".new"  # first, as the disk may be full
+            (new / "state").mkdir(parents=True, exist_ok=True)
+            (new / "state/anew").write_text(anew)
+            (new / "state/fingerprint").write_text(self.fingerprint)
             if self.directory.exists():
                 self.directory.rename(self.work_dir / f"{self.directory.name}-before-{anew}")
-            begun_by.parent.mkdir(parents=True)
-            begun_by.write_text(anew)
-            (self.directory / "state/fingerprint").write_text(self.fingerprint)
+            new.rename(self.directory)
 
     def is_finished(self):
         """Is the adapter there, with what was recorded of it?"""
