@@ -20,7 +20,11 @@ def project(tmp_path, monkeypatch):
         "scripts/step.py": 'import package.plain\nfrom package import member\nfrom other import name\nX = "a.yaml"\n',
         "scripts/package/plain.py": "def function():\n    from package import late\n",
         "scripts/package/member.py": 'X = "../../report/b.j2"\nY = "missing.yaml"\nZ = "see c.yaml"\n',
-        "scripts/package/late.py": "import step\n",  # round and round
+        "scripts/package/late.py": "import step\nfrom .beside import name\nfrom . import too\n",  # round and round
+        "scripts/package/beside.py": "name = 1\n",
+        "scripts/package/too.py": "from ..up import name\n",
+        "scripts/package/__init__.py": "",
+        "scripts/up.py": "name = 1\n",
         "scripts/package/unused.py": "",
         "scripts/other.py": "name = 1\n",
         "scripts/a.yaml": "a: 1\n",
@@ -34,7 +38,8 @@ def project(tmp_path, monkeypatch):
 
 def test_sources(project):
     found = {file.relative_to(project).as_posix() for file in code.sources(project / "scripts/step.py")}
-    modules = {"step.py", "other.py", "package/plain.py", "package/member.py", "package/late.py"}
+    modules = {"step.py", "other.py", "up.py"}
+    modules |= {f"package/{name}.py" for name in ("__init__", "plain", "member", "late", "beside", "too")}
     assert found == {f"scripts/{module}" for module in modules} | {"scripts/a.yaml", "report/b.j2"}
 
 

@@ -17,12 +17,15 @@ def parts_of(file):
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            above = list(file.relative_to(SCRIPTS).parts[: -node.level]) if node.level else []  # from . import
+            module = ".".join(above + [node.module] * bool(node.module))
+            names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and DATA.fullmatch(node.value):
             yield file.parent / node.value
     for name in names:
-        yield SCRIPTS.joinpath(*name.split(".")).with_suffix(".py")
+        module = SCRIPTS.joinpath(*name.split("."))
+        yield from (module.with_suffix(".py"), *(package / "__init__.py" for package in (module, module.parent)))
 
 
 def sources(script):
