@@ -149,3 +149,6 @@ def test_results_of_other_code(tmp_path):
     assert edited() == {"convert_model": [f"{tmp_path}/base/tiny.provenance.json"]}
     steps = ("train_lora",)
     assert edited() == {}
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "runs").touch()  # no directory: whoever writes there says so
+    assert edited() == {}

@@ -104,7 +104,8 @@ def test_image_that_is_not_there(checks, tmp_path, version):
     container.check_image(checks, {DeploymentMethod.APPTAINER})
 
 
-def test_commit_of_a_clone(tmp_path):
+def test_commit_of_a_clone(tmp_path, monkeypatch):
+    """Also in a hook of another repository, whose GIT_DIR is in the environment."""
     assert machine.commit_of(tmp_path) == ""
     commands = "git init -q && git -c user.name=t -c user.email=t@localhost commit -q --allow-empty -m t"
     subprocess.run(f"{commands} && touch file && git add file", shell=True, check=True, cwd=tmp_path)
@@ -112,6 +113,8 @@ def test_commit_of_a_clone(tmp_path):
     assert machine.commit_of(tmp_path) == f"{head}-dirty"
     (tmp_path / "file").unlink()
     subprocess.run("git rm -q --cached file", shell=True, check=True, cwd=tmp_path)
+    assert machine.commit_of(tmp_path) == head
+    monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))
     assert machine.commit_of(tmp_path) == head
 
 

@@ -47,7 +47,7 @@ def made_by_other_code(provenances, digest):
     for file in provenances:
         try:
             named = re.search(r'"code": "(\w+)"', Path(file).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except OSError:  # not there, or not for this user
             continue
         if named and named[1] != digest:
             yield file

@@ -1,6 +1,7 @@
 """What depends on the machine and the clone: the commit of the workflow there, and the GPUs."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,9 @@ def commit_of(clone):
     if not shutil.which("git"):
         return ""
     command = ["git", "-c", "safe.directory=*", "-C", clone, "describe", "--always", "--dirty", "--abbrev=40"]
-    return subprocess.run([*command, "--exclude=*"], capture_output=True, text=True).stdout.strip()
+    elsewhere = "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"  # a hook has them, of its own repository
+    environ = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    return subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, env=environ).stdout.strip()
 
 
 def torch_is_built_for_cpus():
