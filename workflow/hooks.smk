@@ -7,6 +7,7 @@ gpus_here = 0
 if config["accelerator"] == "gpu" and workflow.is_main_process:  # no more jobs at once than there are GPUs for
     gpus_here = of_clone("scripts.common.gpus").count_gpus(os.environ)
     workflow.global_resources.setdefault("gpus", gpus_here)
+    gpus_here = min(gpus_here, workflow.global_resources["gpus"].value)  # the user's --resources gpus=2
 if config["image"]:
     try:
         binds.bind(workflow.deployment_settings, config, WORKFLOW.parent, place)

@@ -90,6 +90,8 @@ def test_more_devices_than_gpus(workflow, four_gpus):
     (workflow / "mine.yaml").write_text("{image: null, runs: {base: {devices: 8}}}")
     there = "8, but this machine has 4 GPUs; run on a cluster (--profile), or set fewer"
     assert said(workflow, "--configfile", "mine.yaml") == [f"mine.yaml: runs.base.devices: {there}"]
+    limit = "--configfile", "mine.yaml", "--resources", "gpus=2"  # which Snakemake would count the job as, and start it
+    assert said(workflow, *limit) == [f"mine.yaml: runs.base.devices: {there.replace('4', '2')}"]
 
 
 def test_torch_for_cpus_has_no_gpus(workflow, four_gpus, tmp_path, monkeypatch):
