@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -346,8 +347,10 @@ def test_nothing_is_listed_where_nothing_is(tmp_path):
 
 
 def test_the_log_names_the_command(project):
+    project = project.rename(project.parent / "a project")
     finish(training(project))
     said = training(project).disk()
     assert said.startswith("1 training is kept here, 0.00 GB; ")
-    assert trainings(*said.partition("trainings.py ")[2:]).count("finished") == 1
-    assert (ROOT / "workflow/tools/trainings.py").samefile(said.split()[-2])
+    tool, directory = shlex.split(said.partition(": python ")[2])
+    assert trainings(directory).count("finished") == 1
+    assert (ROOT / "workflow/tools/trainings.py").samefile(tool)

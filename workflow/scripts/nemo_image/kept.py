@@ -7,6 +7,7 @@ taken over. Nothing is removed here; tools/trainings.py lists and removes.
 
 import hashlib
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -106,4 +107,4 @@ class Training:
         places = [place for place in self.work_dir.iterdir() if place.is_dir()]
         size = sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
         kept = f"{len(places)} training{'s are' if len(places) > 1 else ' is'} kept here, {size / 1e9:.2f} GB"
-        return f"{kept}; to list and remove: python {TOOL} {self.work_dir}"
+        return f"{kept}; to list and remove: {shlex.join(['python', str(TOOL), str(self.work_dir)])}"
