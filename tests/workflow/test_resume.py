@@ -105,11 +105,10 @@ def test_killed_training_ends_with_the_same_bytes(inputs, ranks):
 
 def test_killed_rank_ends_the_others_at_once(inputs):
     """While these wait in C for it, as in NCCL: torchrun's SIGKILL would come after 30 s."""
-    process = start(inputs, 2, script=ROOT / "tests/killed_rank.py")
+    process = start(inputs, 2, work="killed", script=ROOT / "tests/killed_rank.py")
     output = process.communicate()[0]
     (killed,) = (line for line in output.splitlines() if line.startswith("killed at "))
-    assert process.returncode != 0 and time.time() - float(killed.split()[2]) < 10, output
-    shutil.rmtree(inputs / "work")
+    assert process.returncode != 0 and time.time() - float(killed.split()[2]) < 20, output
 
 
 def test_a_training_that_nemo_stops_is_not_taken_for_done(inputs):
