@@ -21,9 +21,10 @@ class Project(ProjectInOnePlace):
     def __init__(self, image, endpoint):
         self.directory, self.endpoint, self.before = HOME / "elsewhere", endpoint, 0
         self.results = LAB / "scratch/peft/results"  # by a path with a link in it, and not there yet
-        for place in CLONE, LAB / "scratch", LAB / "disk7", HOME / "big disk", self.directory:
+        for place in CLONE, LAB / "scratch", LAB / "disk7", HOME / "big disk", HOME / "tmp", self.directory:
             place.unlink() if place.is_symlink() else shutil.rmtree(place, ignore_errors=True)
-        for place in CLONE, LAB / "disk7/peft", HOME / "big disk/resources", HOME / "big disk/logs", self.directory:
+        places = LAB / "disk7/peft", HOME / "big disk/resources", HOME / "big disk/logs"
+        for place in CLONE, *places, HOME / "tmp", self.directory:
             place.mkdir(parents=True)
         copy_workflow(CLONE)
         (LAB / "scratch").symlink_to("disk7")
@@ -35,7 +36,7 @@ class Project(ProjectInOnePlace):
         config["runs"] = {"lora": config["runs"]["lora"] | {"devices": 1, "tensor_model_parallel_size": 1}}
         (self.directory / "config").mkdir()
         (self.directory / "config/config.yaml").write_text(json.dumps(config))
-        for place in LAB / "disk7", HOME / "big disk", self.directory:
+        for place in LAB / "disk7", HOME / "big disk", HOME / "tmp", self.directory:
             subprocess.run(["chown", "-R", "-h", f"{USER}:{USER}", place], check=True)
         self.before = self.last_job()
 
@@ -62,7 +63,7 @@ def test_snakemake_in_a_job(elsewhere):
         )
     )
     variables = {"HOME": HOME, "USER": USER, "LANG": "C.UTF-8", "PATH": f"{LAB}/env/bin:/usr/bin:/bin"}
-    variables["TMPDIR"] = "/var/empty-as-on-a-node"  # which is not there: Snakemake and the image do without
+    variables["TMPDIR"] = HOME / "tmp"  # which the container does not have: Python takes its /tmp
     command = ["sbatch", "--parsable", "-A", "l40s", "-p", "l40s", "-t", "60", "--mem", "4G", "job.sh"]
     options = {"user": USER, "group": USER, "extra_groups": [], "env": variables, "cwd": elsewhere.directory}
     number = subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout.strip()
