@@ -169,7 +169,7 @@ def from_directory(snapshot, directory):
     remove_snapshot(directory)
     for file in snapshot_files(snapshot):
         target = file.resolve()
-        if Path.cwd() in target.parents:  # a snapshot in the project moves with it
+        if Path.cwd() in {*target.parents} & {*directory.resolve().parents}:  # in the project: they move together
             target = os.path.relpath(target, directory.resolve())
         (directory / file.name).symlink_to(target)
     write_manifest(directory, str(snapshot), None)
