@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from glob import glob
 
 import pytest
 import yaml
@@ -127,10 +128,13 @@ def test_edited_code_that_repeats_nothing(copy, step):
     )
     said = snakemake(copy, "--dry-run", *config).stdout
     assert said.count(words) == 1 and "Nothing to be done" in said
-    first = {"train_lora": "2 of its results that are here, as results/runs/tutorial/fold0/seed0/adapter"}
-    made = first.get(step, "1 of its results that are here, as results/base/tiny")
-    end = f"They stay; --forcerun {step} repeats them."
-    assert f"The code of {step} {words} {made}. {end}" in said
+    results = {"train_lora": "results/runs/*/fold*/seed*/adapter", "convert_model": "results/base/tiny"}[step]
+    here = {file.removesuffix(".provenance.json") for file in glob(f"{copy}/{results}.provenance.json")}
+    made, first = re.search(
+        rf"The code of {step} {words} (\d+) of its results that are here, as (\S+)\. ", said
+    ).groups()
+    assert int(made) == len(here) and f"{copy}/{first}" in here
+    assert f"; --forcerun {step} repeats them." in said
     assert step in {job.split("/")[0] for job in planned(copy, "--forcerun", step)}
 
 
