@@ -14,8 +14,10 @@ def keep_token_to_this_process():
     """Takes the Hub's token out of the environment, which SLURM stores and hands to every job.
 
     huggingface_hub reads it from the file that HF_TOKEN_PATH names: one in memory, which only this user can open, and
-    only while this process runs.
+    only while this process runs. Where there is no such memory, as on macOS, there is no SLURM either.
     """
+    if not hasattr(os, "memfd_create"):
+        return
     tokens = [os.environ.pop(name, None) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")]
     if token := next(filter(None, tokens), None):
         file = os.memfd_create("token")
