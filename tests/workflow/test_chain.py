@@ -254,7 +254,10 @@ def test_adapter_trained_with_fused_rotary_embedding(chain, tmp_path):
     settings = "--settings", json.dumps(read_json(run / "predictions.provenance.json")["settings"])
     work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
     torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *files, "--adapter", adapter, *settings, *work)
-    assert read_jsonl(tmp_path / "predictions.jsonl") == read_jsonl(run / "predictions.jsonl")
+    found, expected = (read_jsonl(directory / "predictions.jsonl") for directory in (tmp_path, run))
+    assert [(row["pmid"], row["pred"]) for row in found] == [(row["pmid"], row["pred"]) for row in expected]
+    for ours, chains in zip(found, expected):  # by another number of threads, which rounds otherwise
+        assert ours["logprob"] == pytest.approx(chains["logprob"], abs=1e-4)
 
 
 def test_interrupted_prediction_continues(chain, hugging_face, tmp_path):
