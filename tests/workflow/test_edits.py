@@ -54,6 +54,7 @@ RERUNS = {
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
+    "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict"},
     "scripts/common/progress.py": {"predict", "verify_model"},
     "scripts/common/provenance.py": {"predict", "evaluate", "verify_model"},

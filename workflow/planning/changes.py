@@ -1,17 +1,16 @@
 """What Snakemake does not see by itself: a change of the user's own files, and of code whose edit repeats nothing."""
 
-import functools
 import hashlib
 import importlib.util
 import itertools
 import json
-import operator
 import re
 from pathlib import Path
 
 import yaml
 
 from ..scripts.common import code
+from ..scripts.common.later_keys import without_later_keys
 from ..scripts.model_formats.manifest import belongs
 
 PUBMEDQA = "ori_pqal.json", "test_ground_truth.json"
@@ -74,12 +73,7 @@ def edited_steps(steps, scripts, config, place):
 
 def values_of(file):
     """A checksum of the values in a step's YAML; comments, the order of keys and later_keys are not in it."""
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for key, value in values.pop("later_keys").items():
-        *above, last = key.split(".")
-        place = functools.reduce(operator.getitem, above, values)
-        if place[last] == value or str(place[last]).startswith("${settings."):  # own_settings has what differs
-            del place[last]
+    values = without_later_keys(yaml.safe_load(file.read_text(encoding="utf-8")))
     del values["settings"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -36,7 +36,10 @@ class Parameters:
 
     def __init__(self, workflow, config, schema, scripts, not_repeated, images):
         self.workflow, self.config, self.schema, self.scripts = workflow, config, schema["$defs"], scripts
-        self.not_repeated, self.images, self.commit = not_repeated, images, commit_of(scripts)
+        self.not_repeated = not_repeated
+        # For provenance.json. The checksum is kept before the first job, so that a job reads it, not the plan.
+        kept = shlex.quote(str(kept_checksum(config["image"], images))) if config.get("image") else "/dev/null"
+        self.origin = Unrecorded(f"WORKFLOW_COMMIT={commit_of(scripts)} IMAGE_SHA256=$(cut -c-64 {kept} 2>&-)")
 
     def script(self, step):
         """The step's script in the clone, wherever that lies."""
@@ -87,12 +90,6 @@ class Parameters:
             return pattern.format(**self.config["runs"][wildcards.run], **wildcards)
 
         return quickly(of_job)
-
-    def origin(self, wildcards):
-        """For provenance.json, as environment variables: the commit of the workflow, and the image's checksum."""
-        image = kept_checksum(self.config["image"] or "", self.images)
-        image = image.read_text().split()[0] if image.is_file() else ""
-        return Unrecorded(f"WORKFLOW_COMMIT={self.commit} IMAGE_SHA256={image}")
 
     def devices(self, wildcards):
         return self.config["runs"][wildcards.run]["devices"]

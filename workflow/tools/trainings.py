@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from common.files import read_json
+from common.files import read_json, size_of
 from common.lock import gone, read, wait_for_heartbeat
 
 
@@ -30,7 +30,7 @@ def find(directory):
 
 def describe(training):
     """(size in bytes, state, validation loss, is it what the adapter beside it is from?)"""
-    size = sum(file.stat().st_size for file in training.rglob("*") if file.is_file())
+    size = size_of(training)
     provenance = training / "adapter.provenance.json"
     if not provenance.exists():
         return size, "unfinished", None, False

@@ -42,11 +42,6 @@ def sources(script):
 
 @lru_cache
 def digest(script):
-    """A checksum of a script's code. No path is in it: moved elsewhere, the code is the same."""
-    return digest_of(*sources(script))
-
-
-def digest_of(*files):
-    """A checksum of files by their contents, in any order."""
-    parts = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    """A checksum of a script's code, by its files' contents. No path is in it: moved, the code is the same."""
+    parts = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in sources(script))
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]

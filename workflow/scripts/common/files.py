@@ -38,6 +38,11 @@ def sha256(path):
     return digest.hexdigest()
 
 
+def size_of(directory):
+    """The bytes of all files in a directory and below."""
+    return sum(file.stat().st_size for file in Path(directory).rglob("*") if file.is_file())
+
+
 def read_json(path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 

@@ -1,6 +1,6 @@
 """The NVIDIA GPUs of this machine: which of them a job may use, what uses them now, and locks on them.
 
-Imports nothing of the project: the rules load this file by its path. Linux only, as the locks are.
+Imports nothing of the project, as Snakemake's process has it, too. Linux only, as the locks are.
 
 A card's lock is a socket bound to a name in Linux' abstract namespace. It ends with the last process that has it open,
 killed or not. A file with flock would do so too, but all would have to agree on its place: a container may have a /tmp

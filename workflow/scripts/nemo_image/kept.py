@@ -5,13 +5,12 @@ of Snakemake: a training that is started again after a moved project, an upgrade
 taken over. Nothing is removed here; tools/trainings.py lists and removes.
 """
 
-import hashlib
-import json
 import shlex
 import shutil
 from pathlib import Path
 
-from common.files import read_json, replacing, sha256, write_json
+from common.files import read_json, replacing, sha256, size_of, write_json
+from common.later_keys import without_later_keys
 from nemo_image.resume import fingerprint
 from omegaconf import OmegaConf
 
@@ -28,20 +27,7 @@ def base_by_content(base):
         return sha256(file)
     config = OmegaConf.to_container(OmegaConf.load(file))
     del config["snapshot_manifest_sha256"]
-    return hashlib.sha256(json.dumps([config, snapshot], sort_keys=True).encode()).hexdigest()
-
-
-def without_later_keys(config):
-    """NeMo's configuration as a dict, without keys that came later, at the value that does what was done before."""
-    container = OmegaConf.to_container(config)
-    for key, value in container.pop("later_keys").items():
-        *above, last = key.split(".")
-        place = container
-        for part in above:
-            place = place[part]
-        if place[last] == value:
-            del place[last]
-    return container
+    return fingerprint([config, snapshot], [])
 
 
 class Training:
@@ -50,16 +36,15 @@ class Training:
 
     def __init__(self, work_dir, output, config_for, paths, inputs):
         self.work_dir, self.output, self.inputs = work_dir, output, inputs
-        config = without_later_keys(config_for(**{name: name for name in paths}))
+        config = without_later_keys(OmegaConf.to_container(config_for(**{name: name for name in paths})))
         del config["settings"]  # they are in it where they belong
-        data = {name: sha256(file) for name, file in inputs.items() if name != "base"}
-        parts = [config, base_by_content(inputs["base"].parent), data]
-        self.fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        base = base_by_content(inputs["base"].parent)
+        self.fingerprint = fingerprint([config, base], [inputs["train"], inputs["val"]])
         self.directory = work_dir / self.fingerprint[:12]
         self.adapter = self.directory / "adapter.nemo"
         self.provenance = self.directory / "adapter.provenance.json"
-        former = without_later_keys(config_for(**paths))  # of before trainings were kept, with paths
-        self.former = fingerprint(former, inputs.values())
+        # of before trainings were kept, with paths
+        self.former = fingerprint(without_later_keys(OmegaConf.to_container(config_for(**paths))), inputs.values())
 
     def find(self, anew):
         """Brings the training to its directory, if it lies where it once did; or away, if it is to be made anew."""
@@ -105,6 +90,6 @@ class Training:
     def disk(self):
         """What the trainings that are kept here take, in words."""
         places = [place for place in self.work_dir.iterdir() if place.is_dir()]
-        size = sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
+        size = sum(map(size_of, places))
         kept = f"{len(places)} training{'s are' if len(places) > 1 else ' is'} kept here, {size / 1e9:.2f} GB"
         return f"{kept}; to list and remove: {shlex.join(['python', str(TOOL), str(self.work_dir)])}"
