@@ -21,12 +21,18 @@ def main():
     parser.add_argument("--output", required=True, type=Path, help="adapter.nemo; beside it its .provenance.json")
     args = parser.parse_args()
 
-    losses = {}
+    losses, kinds = {}, {}
     for file in args.provenance:
-        loss = read_json(file).get("validation_loss")
+        provenance = read_json(file)
+        loss = provenance.get("validation_loss")
         if loss is None:
             sys.exit(f"{file}: has no validation_loss, as of an older version: train again (--forcerun train_lora).")
         losses.setdefault(file.parts[-4], []).append(loss)
+        kinds.setdefault(provenance.get("loss"), file)
+    if len(kinds) > 1:
+        other = next(file for kind, file in kinds.items() if kind)
+        problem = f"{kinds[None]}: its loss is an older version's, a mean over tokens, and does not compare with"
+        sys.exit(f"{problem} that of {other}, a mean over items: train all candidates again (--forcerun train_lora).")
     means = {run: statistics.mean(of_run) for run, of_run in losses.items()}
     run = min(means, key=means.get)
     model = (run, f"fold{args.fold}", f"seed{args.seed}")

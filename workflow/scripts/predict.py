@@ -21,6 +21,7 @@ from common.lock import hold
 from common.progress import Progress, say
 from common.provenance import record
 from common.pubmedqa import LABELS
+from nemo_image import setup
 from nemo_image.loading import load_config, make_trainer, refuse_long_prompts, refuse_tensor_parallelism, restore
 from nemo_image.resume import fingerprint, prepare
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
@@ -33,9 +34,10 @@ def load_model(config):
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
 
     torch.multiprocessing.set_start_method("spawn", force=True)
-    trainer = make_trainer(MegatronLMPPTrainerBuilder, config)
+    trainer, fused = make_trainer(MegatronLMPPTrainerBuilder, config), setup.use_fused_kernels(config)
     base, adapter = config.model.restore_from_path, config.model.peft.restore_from_path
     model_config = MegatronGPTSFTModel.merge_inference_cfg(adapter or base, config)
+    model_config.bias_activation_fusion = fused
     model = restore(MegatronGPTSFTModel, base, model_config, trainer)
     if adapter:
         model.load_adapters(adapter)

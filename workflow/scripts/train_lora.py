@@ -19,37 +19,17 @@ from common.files import read_jsonl, replacing
 from common.lock import hold
 from common.progress import say, show_progress
 from common.provenance import START, record
-from nemo_image import kept
+from nemo_image import kept, setup
 from nemo_image.loading import load_config, make_trainer, refuse_long_prompts, refuse_tensor_parallelism, restore
 from nemo_image.resume import make_exact, prepare, refuse_unfinished, stop_in_time
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 from omegaconf import OmegaConf
 
-# Every micro batch has another length: without it a card held up to 1.7 times what was in use. Read by torch's import.
+# Every row has another length: without it a card held up to 1.7 times what was in use. Read by torch's import.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 START_UP = 1  # minutes, at most, between the start of a job with a time limit and that of this process
 NEMO_SEED = 1234  # NeMo's default, so the tutorial's; NeMo refuses 0
-
-
-def sorted_by_length(split):
-    """NeMo's split of a step's items into micro batches, of like lengths: NeMo pads all to the longest of the step."""
-    import torch
-
-    def ends(loss_mask):  # with the answer's last token, which is the item's
-        return (loss_mask.bool() * torch.arange(1, loss_mask.shape[1] + 1, device=loss_mask.device)).amax(dim=1)
-
-    def split_sorted(batch, *args, **options):
-        order = ends(batch["loss_mask"]).argsort(descending=True, stable=True).tolist()
-        batch = {
-            key: value[order] if torch.is_tensor(value) else [value[i] for i in order] for key, value in batch.items()
-        }
-        for micro_batch in split(batch, *args, **options):
-            width = -(-int(ends(micro_batch["loss_mask"]).max()) // 16) * 16  # rounded as NeMo does
-            flat = {key for key, value in micro_batch.items() if torch.is_tensor(value) and value.dim() == 2}
-            yield {key: value[:, :width].contiguous() if key in flat else value for key, value in micro_batch.items()}
-
-    return split_sorted
 
 
 def average_gradients(model, optimizer):
@@ -68,18 +48,19 @@ def train(config, end):
     Exits before `end`, a time.time().
     """
     import torch.multiprocessing
-    from nemo.collections.nlp.models.language_modeling import megatron_gpt_sft_model
+    from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
     from nemo.collections.nlp.parts.peft_config import PEFT_CONFIG_MAP
     from nemo.utils.exp_manager import ExpManagerConfig, exp_manager
+    from nemo_image.packing import Packing, pack_steps
 
     first = os.environ["RANK"] == "0"
     if first:
         say("train_lora", "NeMo is imported")
     torch.multiprocessing.set_start_method("spawn", force=True)
-    MegatronGPTSFTModel = megatron_gpt_sft_model.MegatronGPTSFTModel
     MegatronGPTSFTModel.on_before_optimizer_step = average_gradients
-    megatron_gpt_sft_model.get_iterator_k_split = sorted_by_length(megatron_gpt_sft_model.get_iterator_k_split)
+    pack_steps(MegatronGPTSFTModel)
+    fused = setup.use_fused_kernels(config)
     trainer = make_trainer(MegatronLMPPTrainerBuilder, config)
     make_exact(trainer, config.model.seed)
     shown = show_progress(trainer)
@@ -88,12 +69,14 @@ def train(config, end):
     exp_manager(trainer, OmegaConf.masked_copy(config.exp_manager, [key for key in config.exp_manager if key in known]))
     base = config.model.restore_from_path
     model_config = MegatronGPTSFTModel.merge_cfg_with(base, config)
+    model_config.bias_activation_fusion = fused
     model = restore(MegatronGPTSFTModel, base, model_config, trainer)
     if first:
         say("train_lora", "the model is loaded")
     for file in (config.settings.train, config.settings.val):
         refuse_long_prompts(model.tokenizer, file, config.settings.max_seq_length - 16)  # answer and end
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
+    model.packing = Packing(model, config.settings.micro_batch_tokens, config.settings.micro_batch_size, flash=fused)
     trainer.fit(model)
     adapter = Path(config.exp_manager.explicit_log_dir, "checkpoints", f"{config.name}.nemo")
     trainer.strategy.barrier()
@@ -101,6 +84,7 @@ def train(config, end):
         refuse_unfinished(trainer)
         trainer.checkpoint_callback.on_train_end(trainer, model)
     return adapter, shown and {
+        "loss": kept.LOSS,
         "validation_loss": float(trainer.checkpoint_callback.best_model_score),  # the adapter's, the lowest
         "seconds_per_step": round(statistics.median(shown.seconds), 3) if shown.seconds else None,
         "curve": [{"step": step, **values} for step, values in sorted(shown.curve.items())],
@@ -159,7 +143,7 @@ def main():
         training.find(args.anew)
         if training.is_finished():
             return say("train_lora", f"takes over the finished training in {training.directory}, {training.made()}")
-        step = prepare(training.directory, tensor_parallel, training.fingerprint)
+        step = prepare(training.directory, tensor_parallel, training.mark)
         say("train_lora", f"continues after step {step}" if step else "starts")
         attempt = {"started": START.isoformat(timespec="seconds"), "host": socket.gethostname(), "after_step": step}
         with open(attempts, "a") as file:

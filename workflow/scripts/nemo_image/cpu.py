@@ -86,5 +86,5 @@ def patch_random_state():
 
 def install():
     patch_torch()
-    torch_parts.install()
+    torch_parts.install({"transformer_engine", "apex"})
     patch_random_state()

@@ -14,6 +14,7 @@ from common.later_keys import without_later_keys
 from nemo_image.resume import fingerprint
 from omegaconf import OmegaConf
 
+LOSS = "mean over items"  # what is lowered; before it was called so, it was a mean over the tokens of micro batches
 TOOL = Path(__file__).resolve().parents[2] / "tools/trainings.py"
 
 
@@ -40,6 +41,8 @@ class Training:
         del config["settings"]  # they are in it where they belong
         base = base_by_content(inputs["base"].parent)
         self.fingerprint = fingerprint([config, base], [inputs["train"], inputs["val"]])
+        # what is begun continues only with the loss that it began with; what is finished is taken over with any
+        self.mark = f"{self.fingerprint} {LOSS}"
         self.directory = work_dir / self.fingerprint[:12]
         self.adapter = self.directory / "adapter.nemo"
         self.provenance = self.directory / "adapter.provenance.json"
@@ -63,7 +66,7 @@ class Training:
             new = self.work_dir / ".new"  # first, as the disk may be full
             (new / "state").mkdir(parents=True, exist_ok=True)
             (new / "state/anew").write_text(anew)
-            (new / "state/fingerprint").write_text(self.fingerprint)
+            (new / "state/fingerprint").write_text(self.mark)
             if self.directory.exists():
                 self.directory.rename(self.work_dir / f"{self.directory.name}-before-{anew}")
             new.rename(self.directory)

@@ -2,7 +2,6 @@
 
 import argparse
 import ctypes
-import importlib.util
 import os
 import platform
 import signal
@@ -10,6 +9,7 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from common.progress import say
@@ -73,11 +73,25 @@ def prepare_nemo(accelerator):
         from nemo_image import cpu
 
         cpu.install()
-    elif importlib.util.find_spec("transformer_engine") is None:
+    elif missing := {package for package in ("transformer_engine", "apex") if find_spec(package) is None}:
         from nemo_image import torch_parts
 
-        torch_parts.install()
+        torch_parts.install(missing)
+    import torch
+
+    if hasattr(torch.backends.cuda, "enable_cudnn_sdp"):  # it makes a plan for each length: slow where lengths vary
+        torch.backends.cuda.enable_cudnn_sdp(False)
     load_quickly()
+
+
+def use_fused_kernels(config):
+    """Installs the kernels of fused.py where the configuration has them used; says whether it does."""
+    settings = config.settings
+    if used := config.fused_kernels and settings.accelerator == "gpu" and settings.precision == "bf16":
+        from nemo_image import fused
+
+        fused.install()
+    return used
 
 
 def load_quickly():

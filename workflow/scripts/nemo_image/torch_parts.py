@@ -1,11 +1,11 @@
-"""Lets NeMo's Megatron-GPT classes run without TransformerEngine and apex: their parts in plain PyTorch.
+"""Lets NeMo's Megatron-GPT classes run without TransformerEngine or without apex: their parts in plain PyTorch.
 
-For NeMo 2.0 … 2.2 with megatron-core 0.9 … 0.11, on CPU (see cpu.py) and on a GPU whose environment lacks
-TransformerEngine. NVIDIA's images have both: there nobody imports this file. Parameter names, shapes and checkpoints
-are those of the TransformerEngine layers.
+For NeMo 2.0 … 2.2 with megatron-core 0.9 … 0.11, on CPU (see cpu.py) and on a GPU whose environment lacks one of them
+or both. NVIDIA's images have both: there nobody imports this file. Parameter names, shapes and checkpoints are those of
+the TransformerEngine layers.
 
     from nemo_image import torch_parts  # before any other import of nemo or megatron
-    torch_parts.install()
+    torch_parts.install({"transformer_engine", "apex"})
 """
 
 import math
@@ -98,13 +98,15 @@ def layer_spec():
     return ModuleSpec(TransformerLayer, submodules=layer)
 
 
-def patch_megatron():
+def replace_transformer_engine():
     # NeMo's LoRA takes this one name from a module that needs TransformerEngine. Every other name of it keeps raising
     # ImportError, by which megatron-core itself finds out that TransformerEngine is not there.
     module = types.ModuleType("megatron.core.extensions.transformer_engine")
     module.SplitAlongDim = None
     sys.modules[module.__name__] = module
 
+    import nemo.collections.nlp.models.language_modeling.megatron_gpt_model as gpt
+    import nemo.collections.nlp.models.nlp_model as nlp_model
     from megatron.core.transformer import transformer_block
 
     class FinalNorm:  # megatron-core builds classes only
@@ -112,23 +114,11 @@ def patch_megatron():
             return torch.nn.RMSNorm(hidden_size, eps=eps)
 
     transformer_block.LayerNormImpl = FinalNorm
+    gpt.get_specs = lambda *args, **kwargs: layer_spec()
+    nlp_model.get_megatron_pretrained_bert_models = list  # NeMo's imports a BERT that needs TransformerEngine
 
 
-def build_blending_indices(dataset_index, sample_index, weights, datasets, size, verbose):
-    """NeMo's helpers.cpp in numpy, so that no compiler is needed: fills, for each of `size` samples, whose dataset's
-    turn it is (the one that lags furthest behind its weight) and that dataset's next sample."""
-    taken = [0] * datasets
-    for i in range(size):
-        dataset = max(range(datasets), key=lambda d: weights[d] * max(i, 1) - taken[d])
-        dataset_index[i], sample_index[i] = dataset, taken[dataset]
-        taken[dataset] += 1
-
-
-def patch_nemo():
-    import nemo.collections.nlp.data.language_modeling.megatron as megatron_data
-    import nemo.collections.nlp.data.language_modeling.megatron.dataset_utils as dataset_utils
-    import nemo.collections.nlp.models.language_modeling.megatron_gpt_model as gpt
-    import nemo.collections.nlp.models.nlp_model as nlp_model
+def replace_apex():
     import nemo.collections.nlp.modules.common.megatron.adapters.parallel_adapters as adapters
     import nemo.collections.nlp.modules.common.megatron.build_model as build_model
     import nemo.collections.nlp.modules.common.megatron.clip_grads as clip_grads
@@ -137,9 +127,6 @@ def patch_nemo():
     import nemo.core.optim.optimizers as optimizers
     from megatron.core import tensor_parallel
     from megatron.core.utils import local_multi_tensor_applier, local_multi_tensor_l2_norm, local_multi_tensor_scale
-
-    gpt.get_specs = lambda *args, **kwargs: layer_spec()
-    nlp_model.get_megatron_pretrained_bert_models = list  # NeMo's imports a BERT that needs TransformerEngine
 
     # all that apex's absence guards on this path are these optimizers' classes and functions
     overrides.HAVE_APEX = adapters.HAVE_APEX = main_params.HAVE_APEX = True
@@ -156,13 +143,31 @@ def patch_nemo():
         )
     optimizers.AVAILABLE_OPTIMIZERS.setdefault("fused_adam", torch.optim.AdamW)
 
+
+def build_blending_indices(dataset_index, sample_index, weights, datasets, size, verbose):
+    """NeMo's helpers.cpp in numpy, so that no compiler is needed: fills, for each of `size` samples, whose dataset's
+    turn it is (the one that lags furthest behind its weight) and that dataset's next sample."""
+    taken = [0] * datasets
+    for i in range(size):
+        dataset = max(range(datasets), key=lambda d: weights[d] * max(i, 1) - taken[d])
+        dataset_index[i], sample_index[i] = dataset, taken[dataset]
+        taken[dataset] += 1
+
+
+def replace_helpers():
+    import nemo.collections.nlp.data.language_modeling.megatron as megatron_data
+    import nemo.collections.nlp.data.language_modeling.megatron.dataset_utils as dataset_utils
+
     dataset_utils.compile_helper = lambda: None
     helpers = types.ModuleType(f"{megatron_data.__name__}.helpers")
     helpers.build_blending_indices = build_blending_indices
     megatron_data.helpers = sys.modules[helpers.__name__] = helpers
 
 
-def install():
-    torch.backends.cuda.enable_cudnn_sdp(False)  # makes a plan for each sequence length: slow where lengths vary
-    patch_megatron()
-    patch_nemo()
+def install(missing):
+    """Supplies what is `missing`, of transformer_engine and apex, and what NeMo would compile in a package's place."""
+    if "transformer_engine" in missing:
+        replace_transformer_engine()
+    if "apex" in missing:
+        replace_apex()
+    replace_helpers()

@@ -1,0 +1,80 @@
+"""Steps on the same items, by NeMo's own code and packed in several ways: losses and gradients.
+
+torchrun --nproc-per-node N tests/packed_steps.py BASE ITEMS.jsonl TENSOR_PARALLEL OUTPUT.json
+"""
+
+import json
+import os
+import sys
+
+from nemo_image.loading import load_config, make_trainer, restore
+from nemo_image.setup import prepare_nemo
+
+base, file, tensor_parallel, output = sys.argv[1:]
+ranks = int(os.environ["WORLD_SIZE"])
+SETTINGS = {"accelerator": "cpu", "devices": ranks, "tensor_model_parallel_size": int(tensor_parallel)}
+SETTINGS |= {"precision": 32, "megatron_amp_O2": False, "max_seq_length": 1024, "micro_batch_size": 1}
+SETTINGS |= {
+    "global_batch_size": 8,
+    "lr": 1e-3,
+    "max_steps": 1,
+    "val_check_interval": 1,
+    "warmup_steps": 0,
+    "adapter_dim": 8,
+    "adapter_dropout": 0.0,
+}
+SETTINGS |= {"target_modules": ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"], "seed": 1234}
+SETTINGS |= {"base": base, "train": file, "val": file, "work_dir": os.path.dirname(output)}
+WAYS = {"one row": (10**9, 1), "rows of 300 tokens": (300, 1), "an item a row": (None, 1), "two a row": (None, 2)}
+
+
+def main():
+    config = load_config("train_lora.yaml", SETTINGS)
+    prepare_nemo("cpu")
+    import torch
+    from megatron.core import parallel_state
+    from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
+    from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
+    from nemo.collections.nlp.parts.peft_config import PEFT_CONFIG_MAP
+    from nemo_image.packing import Packing, Step
+
+    model_config = MegatronGPTSFTModel.merge_cfg_with(base, config)
+    model = restore(MegatronGPTSFTModel, base, model_config, make_trainer(MegatronLMPPTrainerBuilder, config))
+    model.add_adapter(PEFT_CONFIG_MAP["lora"](model_config))
+    torch.manual_seed(1)
+    for weights in model.parameters():  # the half that starts at zero would leave the other no gradient
+        if weights.requires_grad:
+            torch.nn.init.normal_(weights, std=0.05)
+            torch.distributed.broadcast(weights.data, 0)
+    dataset = model._build_dataset(model.cfg.data.validation_ds, is_train=False)[0]
+    examples = [dataset[index] for index in range(len(dataset))]
+    rank, copies = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    found = {}
+
+    def note(way, step):
+        model.zero_grad()
+        loss = float(step())
+        model.allreduce_gradients()
+        gradients = {name: p.grad.flatten().tolist() for name, p in model.named_parameters() if p.requires_grad}
+        found[way] = {"loss": loss, "gradients": gradients}
+
+    model.train()
+    batch = dataset.collate_fn(examples[rank::copies])
+    note("NeMo, micro batch 1", lambda: model.fwd_bwd_step(iter([batch]), False))
+    packing = Packing(model, None, 1, flash=False)
+    for way, (packing.tokens, packing.items) in WAYS.items():
+        note(way, lambda: packing.run(Step(packing, dataset, examples), forward_only=False))
+    note("backwards", lambda: packing.run(Step(packing, dataset, examples[::-1]), forward_only=False))
+    with torch.no_grad():
+        found["validation"] = float(packing.run(Step(packing, dataset, examples), forward_only=True))
+        alone = [float(packing.run(Step(packing, dataset, [example]), forward_only=True)) for example in examples]
+    found["validation, one item after the other"] = sum(alone) / len(alone)
+    if os.environ["RANK"] == "0":
+        with open(output, "w") as result:
+            json.dump(found, result)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
