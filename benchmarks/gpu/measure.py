@@ -93,11 +93,12 @@ def environment(args, devices=1):
     return os.environ | gpus | {"PYTORCH_CUDA_ALLOC_CONF": allocator, "PYTHONUNBUFFERED": "1"}
 
 
-def follow(args, name, command, devices=1):
-    """Yields (seconds since the start, line) of what a command prints; its messages go to its log.
+FAILED = []  # names of commands
 
-    Ends the measurement where the command fails; where GPU memory lacked, the last line is None.
-    """
+
+def follow(args, name, command, devices=1):
+    """Yields (seconds since the start, line) of what a command prints, which goes to its log, too. Where the command
+    fails the last line is None, and the measurement goes on."""
     args.logs.mkdir(parents=True, exist_ok=True)
     log, start = args.logs / f"{name}.log", time.monotonic()
     with open(log, "w") as file:
@@ -108,8 +109,15 @@ def follow(args, name, command, devices=1):
                 yield time.monotonic() - start, line
     if run.returncode:
         if "OutOfMemoryError" not in log.read_text():
-            sys.exit(f"{name} failed: see {log}")
+            FAILED.append(name)
+            print(f"{name} failed: see {log}", file=sys.stderr)
         yield time.monotonic() - start, None
+
+
+def end():
+    """Exits with an error if a command failed for another reason than that GPU memory lacked."""
+    if FAILED:
+        sys.exit(f"failed: {', '.join(FAILED)}")
 
 
 def settings(args, devices, tensor_parallel, more):
@@ -125,8 +133,8 @@ def torchrun(args, script, devices):
 
 
 def train_lora(args, devices=1, tensor_parallel=1, output=None, **more):
-    """What a training took: `stages`, {stage: seconds until its end}, `driver`, the MiB of each GPU, and, unless GPU
-    memory lacked, seconds of a step, GB by torch and the losses of the first and the last step."""
+    """What a training took: `stages`, {stage: seconds until its end}, `driver`, the MiB of each GPU, and, unless it
+    failed, seconds of a step, GB by torch and the losses of the first and the last step; else `problem`."""
     name = "-".join(["train", str(devices), str(tensor_parallel), *(f"{key}-{more[key]}" for key in sorted(more))])
     with tempfile.TemporaryDirectory() as directory, GpuMemory() as memory:
         output, stages = output or Path(directory, "adapter.nemo"), {}
@@ -139,7 +147,9 @@ def train_lora(args, devices=1, tensor_parallel=1, output=None, **more):
                 if line and words in line:
                     stages.setdefault(stage, seconds)
         found = {"stages": stages, "driver": memory.take(devices)}
-        if line is not None:
+        if line is None:
+            found["problem"] = "failed" if name in FAILED else "out of memory"
+        else:
             made = read_json(output.with_suffix(".provenance.json"))
             losses = [step["loss"] for step in made["curve"] if "loss" in step]
             found |= {"seconds": made["seconds_per_step"], "losses": [losses[0], losses[-1]]}

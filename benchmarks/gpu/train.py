@@ -47,7 +47,7 @@ class Rows:
 
     def add(self, what, found):
         if "seconds" not in found:
-            return measure.row(*what, "out of memory", *[""] * 6)
+            return measure.row(*what, found.get("problem", "out of memory"), *[""] * 6)
         rate, ratio = self.tokens / found["seconds"], ""
         if what[0] != "train_lora":
             self.best = max(rate, self.best or 0)
@@ -95,6 +95,7 @@ def main():
         measure.row("train_lora", *shape, *(f"{ends[stage]:.1f}" if stage in ends else "" for stage in stages))
     for versions, seconds in loaded.items():
         measure.row(versions, 1, 1, "", *(f"{seconds:.1f}" if stage == "the model" else "" for stage in stages))
+    measure.end()
 
 
 if __name__ == "__main__":
