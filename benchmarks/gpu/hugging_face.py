@@ -153,8 +153,8 @@ def predict(model, items, firsts, sizes, new_tokens):
     prompts = sorted((prompt for prompt, _ in items), key=lambda prompt: -len(prompt))
     options = {"max_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 2, "output_logits": True}
     model.eval()
-    for name in ("base", "adapter"):
-        model = lora(model) if name == "adapter" else model
+    for adapter in (False, True):
+        model = lora(model) if adapter else model
         for size in sizes:
             for part in (prompts[:size], prompts):  # the first to warm up
                 start, answers = now(model), []
@@ -168,7 +168,7 @@ def predict(model, items, firsts, sizes, new_tokens):
                     answers += zip(scores, done.sequences[:, inputs.shape[1] :].tolist())
                 seconds = now(model) - start
             assert len(answers) == len(prompts)
-            tell(model, model=name, size=size, seconds=seconds)
+            tell(model, adapter=adapter, size=size, seconds=seconds)
 
 
 def main():

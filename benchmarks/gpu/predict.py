@@ -31,9 +31,11 @@ class Rows:
     def add(self, what, found):
         if "seconds" not in found:
             return measure.row(*what, found.get("problem", "out of memory"), *[""] * 4)
-        self.tutorials = self.tutorials or found["seconds"]
+        if "tutorial" in what[0]:
+            self.tutorials = found["seconds"]
         shown = [f"{found['loaded']:.1f}" if "loaded" in found else "", f"{found['seconds']:.1f}"]
-        shown += [f"{self.tutorials / found['seconds']:.1f}", f"{found['peak_gb']:.1f}" if found.get("peak_gb") else ""]
+        shown += [f"{self.tutorials / found['seconds']:.1f}" if self.tutorials else ""]
+        shown += [f"{found['peak_gb']:.1f}" if found.get("peak_gb") else ""]
         return measure.row(*what, *shown, " ".join(map(str, found["driver"])))
 
 
@@ -87,7 +89,7 @@ def main():
     loaded = None
     for versions, found in measure.peers(args, "predict", items, "--sizes", *args.sizes, "--new-tokens", TOKENS):
         if "size" in found:
-            with_adapter = ", with an adapter" if found["model"] == "adapter" else ""
+            with_adapter = ", with an adapter" if found["adapter"] else ""
             rows.add([f"{versions}{with_adapter}", 1, 1, found["size"]], found | {"loaded": loaded})
         else:
             loaded = found["loaded"]
