@@ -82,11 +82,7 @@ def packed_batches(batch, tokens, attention, window):
 
 def masks_packed_rows():
     """Does transformers itself keep attention within an item, by its position_ids, without flash_attention_2?"""
-    try:
-        from transformers.masking_utils import find_packed_sequence_indices
-    except ImportError:
-        return False
-    return bool(find_packed_sequence_indices)
+    return importlib.util.find_spec("transformers.masking_utils") is not None
 
 
 def block_mask(positions, window):
@@ -186,8 +182,7 @@ def main():
     torch.backends.cuda.enable_cudnn_sdp(False)  # as nemo_image.torch_parts: it makes a plan for each length
     options = {"torch_dtype": torch.bfloat16, "device_map": args.device, "attn_implementation": "sdpa"}
     model = transformers.AutoModelForCausalLM.from_pretrained(args.snapshot, **options)
-    versions = f"transformers {transformers.__version__}, PEFT {peft.__version__}, torch {torch.__version__}"
-    tell(model, versions=versions)
+    tell(model, versions=f"transformers {transformers.__version__}, PEFT {peft.__version__}")
     given = json.loads(args.items.read_text())
     if args.what == "train":
         variants = [("sdpa", "items", size) for size in args.sizes]

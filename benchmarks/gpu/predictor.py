@@ -18,11 +18,14 @@ from predict import load_model
 FEW = 30  # items of the tutorial's way, spread over the test set
 
 
-def tell(name, size, seconds, **more):
+def tell(name, size, seconds):
     import torch
 
-    peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
-    print(json.dumps({"name": name, "size": size, "seconds": seconds, "peak_gb": peak, **more}), flush=True)
+    found = {"name": name, "size": size, "seconds": seconds}
+    if torch.cuda.is_available():
+        found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        torch.cuda.reset_peak_memory_stats()
+    print(json.dumps(found), flush=True)
 
 
 def tutorials_way(model, prompts, tokens):
