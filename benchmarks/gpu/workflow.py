@@ -46,10 +46,9 @@ def configure(args):
             run |= {"precision": 32, "megatron_amp_O2": False}
         tutorial["train"] |= {"global_batch_size": 4, "max_steps": 6, "val_check_interval": 2, "warmup_steps": 6}
         data["sample"] = 24
-    config["runs"] = {"base": base, "tutorial": tutorial, "killed": tutorial}
     config |= {"targets": ["base", "tutorial"], "image": None, "accelerator": args.accelerator}
     config["models"] = {"mistral-7b": {"snapshot": str(args.snapshot.resolve())}}
-    config["datasets"] = {"pubmedqa": data}
+    config |= {"datasets": {"pubmedqa": data}, "runs": {"base": base, "tutorial": tutorial, "killed": tutorial}}
     (args.directory / "config").mkdir(parents=True, exist_ok=True)
     (args.directory / "config/config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return tutorial["train"]
@@ -103,7 +102,6 @@ def undisturbed(args, train):
         predictions = read_jsonl(args.directory / RUNS / run / "fold0/seed0/predictions.jsonl")
         ordered = [item["pmid"] for item in predictions] == [item["pmid"] for item in test]
         expect(ordered, f"{run}: the predictions are not those of the test items in their order")
-        print(f"{run}: {len(predictions)} predictions")
     table = (args.directory / "results/accuracy.tsv").read_text()
     runs = [line.split("\t")[0] for line in table.splitlines()[1:]]
     expect(runs == ["majority", "human", "base", "tutorial"], f"results/accuracy.tsv: the lines {runs}")
@@ -161,7 +159,7 @@ def kill(args, train):
     expect(code, "snakemake did not fail though a rank was killed")
     finish(args, target)
     made, losses, validations = training(args, "killed")
-    _, expected, expected_validations = training(args, "tutorial")
+    _, expected, theirs = training(args, "tutorial")
     attempts = [attempt["after_step"] for attempt in made["attempts"]]
     expect(attempts == [0, step], f"the training went on after the steps {attempts}, not after 0 and {step}")
     row("step", "undisturbed", "killed", "difference")
@@ -171,8 +169,7 @@ def kill(args, train):
         if n in (1, step + 1, max(expected)) or n % 5 == 0:
             row(n, f"{expected[n]:.4f}", f"{losses[n]:.4f}", f"{differences[n]:.2%}")
     for n, loss in validations.items():
-        theirs = expected_validations[n]
-        row(f"validation, {n}", f"{theirs:.5f}", f"{loss:.5f}", f"{abs(loss / theirs - 1):.2%}")
+        row(f"validation, {n}", f"{theirs[n]:.5f}", f"{loss:.5f}", f"{abs(loss / theirs[n] - 1):.2%}")
     before, after = (max(d for n, d in differences.items() if (n > step) == late) for late in (False, True))
     print(f"losses differ by {before:.2%} at most up to step {step}, and by {after:.2%} after it")
     expect(list(losses) == list(expected), f"losses of the steps {list(losses)}")
@@ -192,13 +189,11 @@ def main():
     args = parser.parse_args()
 
     args.snapshot = args.snapshot or args.directory / "snapshot"
-    print(f"{gpus()}; devices {args.devices}", flush=True)
     train = configure(args)
     for stage in args.stages:
-        print(f"\n{stage}", flush=True)
+        print(f"{stage}: {gpus()}, devices: {args.devices}", flush=True)
         stages[stage](args, train)
-    if problems:
-        sys.exit("\n".join(problems))
+    sys.exit("\n".join(problems) or 0)
 
 
 if __name__ == "__main__":
