@@ -1,102 +1,111 @@
-"""How long all test items take with predict.py's Predictor, the tutorial's way and Hugging Face, on one GPU. Run under
-torchrun, after the workflow has made the base:
+"""Prediction of all test items, text and the labels' scores, with predict.py, with NeMo as the tutorial has it, and
+with Hugging Face's transformers, after the workflow has made base and data. Prints the table of docs/performance.md:
 
-torchrun --standalone --nproc-per-node 1 benchmarks/gpu/predict.py --snapshot … --base results/base/mistral-7b
-    --test results/data/pubmedqa/final_decision/test.jsonl
+python benchmarks/gpu/predict.py --snapshot … --base results/base/mistral-7b
+    --data results/data/pubmedqa/final_decision/fold0
+
+With `--devices 1 2 4` each of so many GPUs has a copy of the model, and then all have one together.
 """
 
-import argparse
 import json
-import subprocess
-import sys
-import time
+import tempfile
+from itertools import product
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "workflow/scripts"))
-from common.files import read_jsonl
-from common.pubmedqa import LABELS
-from nemo_image.loading import load_config
-from nemo_image.setup import prepare_nemo
-from predict import load_model
+import measure
 
 TOKENS = 20  # as the tutorial sets it; random weights rarely end a text before
-FEW = 30  # items of the tutorial's way, spread over the test set
-SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": "bf16", "megatron_amp_O2": True}
-SETTINGS |= {"max_seq_length": 2048, "tokens_to_generate": TOKENS, "batch_size": 1, "accelerator": "gpu"}
+STAGES = {"loaded": "model is loaded", "seconds": " batches"}  # by the last of the log's lines with these words
 
 
-def nemo_at_batch_1(model, prompts):
-    """Seconds an item with NeMo's own generation, as the tutorial's megatron_gpt_generate.py does it."""
-    import torch
-    from nemo.collections.nlp.modules.common import text_generation_utils
-    from nemo.collections.nlp.modules.common.text_generation_strategy import GPTModelTextGenerationStrategy
+class Rows:
+    """The table, a line as soon as it is known."""
 
-    # NeMo's own function asks all multimodal models first, which need TransformerEngine
-    text_generation_utils.model_inference_strategy_dispatcher = GPTModelTextGenerationStrategy
-    sampling = text_generation_utils.get_default_sampling_params() | {"use_greedy": True}
-    for part in (prompts[:2], prompts):  # the first to warm up
-        start = time.monotonic()
-        for prompt in part:
-            model.generate([prompt], {"max_length": TOKENS, "min_length": 1}, sampling)
-        torch.cuda.synchronize()
-    return (time.monotonic() - start) / len(prompts)
+    def __init__(self):
+        head = ["", "GPUs", "tensor parallel", "batch", "s until loaded", "s for all items"]
+        head += ["times as fast as the tutorial's way", "GB, by torch", "MiB of each GPU, by the driver"]
+        self.tutorials = None  # seconds
+        measure.row(*head)
+        measure.row(*["---"] * len(head))
+
+    def add(self, what, found):
+        if "seconds" not in found:
+            return measure.row(*what, found.get("problem", "out of memory"), *[""] * 4)
+        if "tutorial" in what[0]:
+            self.tutorials = found["seconds"]
+        shown = [f"{found['loaded']:.1f}" if "loaded" in found else "", f"{found['seconds']:.1f}"]
+        shown += [f"{self.tutorials / found['seconds']:.1f}" if self.tutorials else ""]
+        shown += [f"{found['peak_gb']:.1f}" if found.get("peak_gb") else ""]
+        return measure.row(*what, *shown, " ".join(map(str, found["driver"])))
 
 
-def predict(predictor, ids, size):
-    """([(text, scores), …], seconds, peak GB)"""
-    import torch
+def in_one_process(args, rows, test, size):
+    """Shows predictor.py's measurements."""
+    command = [*measure.torchrun(args, Path(__file__).with_name("predictor.py"), 1), "--test", test]
+    command += ["--settings", measure.settings(args, 1, 1, {"batch_size": size, "tokens_to_generate": TOKENS})]
+    differences = None
+    with measure.GpuMemory() as memory:
+        for _, line in measure.follow(args, "predictor", command):
+            if line and line.startswith("{"):
+                found = json.loads(line)
+                if "name" in found:
+                    rows.add([found["name"], 1, 1, found["size"]], found | {"driver": memory.take()})
+                else:
+                    differences = found
+    return differences
 
-    predictor.predict(ids[:size])  # to warm up
-    torch.cuda.reset_peak_memory_stats()
-    start = time.monotonic()
-    found = [pair for i in range(0, len(ids), size) for pair in predictor.predict(ids[i : i + size])]
-    return found, time.monotonic() - start, torch.cuda.max_memory_allocated() / 1e9
+
+def step(args, test, adapter, devices, tensor_parallel, size):
+    """What predict.py took."""
+    name = f"predict-{devices}-{tensor_parallel}-{size}-{'tuned' if adapter else 'base'}"
+    with tempfile.TemporaryDirectory() as directory, measure.GpuMemory() as memory:
+        output, at = Path(directory, "predictions.jsonl"), {}
+        command = measure.torchrun(args, measure.ROOT / "workflow/scripts/predict.py", devices)
+        more = {"batch_size": size, "tokens_to_generate": TOKENS}
+        command += ["--settings", measure.settings(args, devices, tensor_parallel, more), "--test", test]
+        command += ["--work-dir", Path(directory, "prediction"), "--output", output]
+        command += ["--adapter", adapter] if adapter else []
+        for seconds, line in measure.follow(args, name, command, devices):
+            at |= {key: seconds for key, words in STAGES.items() if line and words in line}
+        found = {"driver": memory.take(devices)}
+        if line is None:
+            return found | {"problem": "failed" if name in measure.FAILED else "out of memory"}
+        peak = measure.read_json(output.with_suffix(".provenance.json"))["peak_gpu_memory_mb"]
+        found |= {"loaded": at["loaded"], "seconds": at["seconds"] - at["loaded"], "peak_gb": peak and peak / 1000}
+        return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--snapshot", required=True, type=Path)
-    parser.add_argument("--base", required=True, type=Path)
-    parser.add_argument("--test", required=True, type=Path)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 64, 128])
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64], help="batch sizes")
+    parser.add_argument("--devices", type=int, nargs="*", default=[1], help="GPUs; the peers have one")
     args = parser.parse_args()
 
-    def show(name, seconds):
-        print(f"{name:60} {seconds:8.1f} s {tutorials / seconds:6.1f} x", flush=True)
-
-    command = [sys.executable, Path(__file__).with_name("hugging_face.py"), "predict", "--snapshot", args.snapshot]
-    command += ["--jsonl", args.test, "--new-tokens", TOKENS, "--sizes", *args.batch_sizes]
-    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)  # may run out of memory at a size
-    peers = list(map(json.loads, done.stdout.splitlines()))
-
-    paths = {"base": str(args.base), "test": str(args.test), "adapter": None, "index_dir": "/tmp/index"}
-    config = load_config("predict.yaml", SETTINGS | paths)
-    prepare_nemo("gpu")
-    import torch
-    from nemo_image.predictor import Predictor
-
-    model, prompts = load_model(config), [row["input"].strip(" ") for row in read_jsonl(args.test)]
-    n = len(prompts)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {n} items, {TOKENS} tokens")
-    tutorials = nemo_at_batch_1(model, prompts[:: n // FEW][:FEW]) * n
-    show(f"NeMo, batch 1 ({FEW} items, scaled)", tutorials)
-    for found in peers:
-        show(f"transformers, batch {found['batch_size']}: {found['peak_gb']:.1f} GB", found["seconds"])
-
-    ids = [model.tokenizer.text_to_ids(prompt) for prompt in prompts]
-    ids.sort(key=len, reverse=True)
-    predictor = Predictor(model, {label: model.tokenizer.text_to_ids(label) for label in LABELS}, TOKENS)
-    for size in args.batch_sizes:
-        found, seconds, peak = predict(predictor, ids, size)
-        tokens = sum(len(text) for text, _ in found) / n
-        show(f"predict.py, batch {size}: {peak:.1f} GB, texts of {tokens:.0f} tokens", seconds)
-    predictor.graphs = False
-    expected, seconds, peak = predict(predictor, ids, size)
-    show(f"predict.py, batch {size}: {peak:.1f} GB, without CUDA graphs", seconds)
-    texts = sum(text != other for (text, _), (other, _) in zip(found, expected))
-    scores = max(abs(ours[label] - other[label]) for (_, ours), (_, other) in zip(found, expected) for label in LABELS)
-    print(f"with and without graphs {texts} texts differ, scores by {scores:.1e} at most")
+    test = args.data.parent / "test.jsonl"
+    items = measure.tokenize(args, test)
+    print(f"{measure.gpus()}; {len(items['items'])} items, {TOKENS} tokens\n", flush=True)
+    rows = Rows()
+    differences = in_one_process(args, rows, test, args.sizes[-1])
+    loaded = None
+    for versions, found in measure.peers(args, "predict", items, "--sizes", *args.sizes, "--new-tokens", TOKENS):
+        if "size" in found:
+            with_adapter = ", with an adapter" if found["adapter"] else ""
+            rows.add([f"{versions}{with_adapter}", 1, 1, found["size"]], found | {"loaded": loaded})
+        else:
+            loaded = found["loaded"]
+    with tempfile.TemporaryDirectory() as directory:
+        adapter = Path(directory, "adapter.nemo")
+        trained = measure.train_lora(args, output=adapter, max_steps=2, val_check_interval=2, micro_batch_size=4)
+        models = [(None, "base"), *([(adapter, "with an adapter")] if "seconds" in trained else [])]
+        shapes = [(devices, tensor) for devices in args.devices for tensor in dict.fromkeys([1, devices])]
+        for (devices, tensor_parallel), (file, words), size in product(shapes, models, args.sizes):
+            found = step(args, test, file, devices, tensor_parallel, size)
+            rows.add([f"`predict.py`, {words}", devices, tensor_parallel, size], found)
+    if differences:
+        print(
+            "\nwith and without CUDA graphs {texts} texts differ, scores by {scores:.1e} at most".format(**differences)
+        )
+    measure.end()
 
 
 if __name__ == "__main__":
