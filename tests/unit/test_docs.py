@@ -2,6 +2,7 @@
 
 import re
 
+import yaml
 from helpers import ROOT, run_script
 
 TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
@@ -53,3 +54,10 @@ def test_files_that_are_named_are_there():
             assert (ROOT / path).exists(), f"{text.relative_to(ROOT)} names {path}, which is not there"
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", text.read_text()):
             assert (text.parent / link).exists(), f"{text.relative_to(ROOT)} links to {link}, which is not there"
+
+
+def test_pull_commands_fetch_the_image_of_the_configuration():
+    image = yaml.safe_load((ROOT / "config/config.yaml").read_text())["image"]
+    pull = f"apptainer pull {image} docker://nvcr.io/nvidia/nemo:{re.search(r'[0-9.]+(?=.sif)', image)[0]}\n"
+    for text in ("README.md", "docs/nig.md", "docs/nig.ja.md"):
+        assert pull in (ROOT / text).read_text(), text

@@ -18,7 +18,7 @@ from workflow.planning.config import Checks
 def checks(tmp_path, monkeypatch):
     """Of an image, a run with 4 devices in the first file, and one in the last."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "first.yaml").write_text("{image: nemo_24.03.sif, accelerator: gpu, runs: {four: {devices: 4}}}")
+    (tmp_path / "first.yaml").write_text("{image: nemo_25.02.sif, accelerator: gpu, runs: {four: {devices: 4}}}")
     (tmp_path / "last.yaml").write_text("{image: null, runs: {one: {devices: 1}}}")
     config = {"image": None, "accelerator": "gpu", "runs": {"four": {"devices": 4}, "one": {"devices": 1}}}
     return Checks(config, ["first.yaml", "last.yaml"])
@@ -85,13 +85,14 @@ def test_gpus_that_are_there(checks, torch):
     torch("cuda: Optional[str] = '12.8'\n")
     machine.check_gpus(checks, "four", 4)
     torch("cuda: Optional[str] = None\n")
-    checks.config["image"] = "nemo_24.03.sif"  # which has a torch of its own
+    checks.config["image"] = "nemo_25.02.sif"  # which has a torch of its own
     machine.check_gpus(checks, "four", 4)
 
 
-@pytest.mark.parametrize("version", ["25.02", "24.03"])
-def test_image_that_is_not_there(checks, tmp_path, version):
-    image = checks.config["image"] = f"{tmp_path}/mine.sif" if version == "24.03" else f"nemo_{version}.sif"
+@pytest.mark.parametrize(("name", "version"), [("nemo_24.03.sif", "24.03"), ("mine.sif", "25.02")])
+def test_image_that_is_not_there(checks, tmp_path, name, version):
+    """A name without a version is taken for the default's."""
+    image = checks.config["image"] = f"{tmp_path}/{name}"
     with pytest.raises(Problem) as problem:
         container.check_image(checks, {DeploymentMethod.APPTAINER})
     pull = f"apptainer pull {image} docker://nvcr.io/nvidia/nemo:{version}"

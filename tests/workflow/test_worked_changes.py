@@ -61,7 +61,7 @@ CHANGES = {  # what is changed: a function of the configuration, or (file, old, 
     "template": (("report/report.html.j2", "<table>", "<table >"), {"write_report"}),
     "model": (new_model, of("new") | {"download_model", "convert_model"} | RESULTS),
     "data set": (new_dataset, of("few") | {"download_pubmedqa", "split_folds", "write_jsonl"} | RESULTS),
-    "image": (lambda config: config.update(image="nemo_25.02.sif"), ALL | RESULTS),
+    "image": (lambda config: config.update(image="nemo_24.03.sif"), ALL | RESULTS),
     "partition": (("../profiles/mine/config.yaml", "slurm_partition: l40s", "slurm_partition: gpu"), set()),
     "value of train_lora.yaml": (
         ("scripts/train_lora.yaml", "gradient_clip_val: 1.0", "gradient_clip_val: 0.5"),
@@ -104,7 +104,7 @@ def made(tmp_path_factory, apptainer):
     shutil.copytree(directory / "profiles/nig-slurm", directory / "profiles/mine")
     file = directory / "config/config.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"accelerator": "cpu"}))
-    (directory / "nemo_24.03.sif").touch()
+    (directory / "nemo_25.02.sif").touch()
     for files in re.findall(r"^    output: (.+)$", call(directory, "--dry-run"), re.MULTILINE):
         for file in map(directory.joinpath, files.split(", ")):
             file.parent.mkdir(parents=True, exist_ok=True)

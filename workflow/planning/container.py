@@ -18,7 +18,7 @@ def check_image(checks, deployment_methods):
         problem = "is only used with --sdm apptainer, as by a --profile; or set image: null to do without"
         checks.refuse(["image"], f"{image} {problem}")
     if "://" not in image and not Path(image).is_file():
-        version = (re.findall(r"\d\d\.\d\d", image) or ["24.03"])[-1]
+        version = (re.findall(r"\d\d\.\d\d", image) or ["25.02"])[-1]
         source = f"docker://nvcr.io/nvidia/nemo:{version}"
         checks.refuse(["image"], f"there is no {image}; get it: apptainer pull {image} {source}")
 

@@ -9,6 +9,7 @@ Needs only NeMo and what it needs. Made for NeMo from March 2024 (the 24.03 imag
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -27,6 +28,19 @@ from nemo_image.resume import fingerprint, prepare
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 
 
+def load_adapter(model, adapter):
+    """By NeMo; 1.23 does not know that weights have other names where megatron_amp_O2 wraps the model."""
+    read = model._get_config_and_state_dict_from_nemo
+
+    def read_for_wrapped(*args, **options):
+        config, weights = read(*args, **options)
+        return config, {re.sub(r"^model\.(?!module\.)", "model.module.", name): weights[name] for name in weights}
+
+    if model.cfg.megatron_amp_O2:
+        model._get_config_and_state_dict_from_nemo = read_for_wrapped
+    model.load_adapters(adapter)
+
+
 def load_model(config):
     """NeMo's model with the base's weights and the adapter's, ready to predict."""
     import torch.multiprocessing
@@ -38,9 +52,10 @@ def load_model(config):
     base, adapter = config.model.restore_from_path, config.model.peft.restore_from_path
     model_config = MegatronGPTSFTModel.merge_inference_cfg(adapter or base, config)
     model_config.bias_activation_fusion = fused
+    model_config.megatron_amp_O2 = config.model.megatron_amp_O2  # NeMo 1.23 sets it to False
     model = restore(MegatronGPTSFTModel, base, model_config, trainer)
     if adapter:
-        model.load_adapters(adapter)
+        load_adapter(model, adapter)
     model.freeze()
     model.model.cuda()
     return model
