@@ -76,6 +76,7 @@ RERUNS = {
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
     "scripts/nemo_image/cpu.py": {"predict", "verify_model"},
     "scripts/nemo_image/kept.py": NOTHING,
+    "scripts/nemo_image/lazy_imports.py": {"predict", "verify_model"},
     "scripts/nemo_image/loading.py": {"predict", "verify_model"},
     "scripts/nemo_image/predictor.py": {"predict", "verify_model"},
     "scripts/nemo_image/resume.py": {"predict"},
