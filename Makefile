@@ -37,7 +37,7 @@ docs: .venv/installed
 	python docs/draw.py
 
 .venv/installed: envs/requirements.txt envs/nemo.txt
-	@echo "Setting up .venv: about 1 GB to fetch from PyPI, 3 GB of disk, 3 minutes. On Linux PyPI's torch is built for CUDA,"
+	@echo "Setting up .venv: about 1.2 GB to fetch from PyPI, 4 GB of disk, 4 minutes. On Linux PyPI's torch is built for CUDA,"
 	@echo "several GB more; a CPU build serves: export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
 	@test ! -L .venv || { echo '.venv is a link: --clear would empty what it leads to. Remove the link.'; exit 1; }
 	$(PYTHON) -m venv --clear .venv

@@ -65,7 +65,7 @@ def main():
     prepare_nemo(args.accelerator)
     from nemo_image.predictor import Predictor
 
-    model, prompts = load_model(config), [row["input"].strip(" ") for row in read_jsonl(args.test)]
+    (model, fused), prompts = load_model(config), [row["input"].strip(" ") for row in read_jsonl(args.test)]
     if args.accelerator == "cpu":
         model.cuda = lambda: model  # NeMo's generation calls it
     n = len(prompts)
@@ -74,7 +74,7 @@ def main():
 
     ids = [model.tokenizer.text_to_ids(prompt) for prompt in prompts]
     ids.sort(key=len, reverse=True)
-    predictor = Predictor(model, {label: model.tokenizer.text_to_ids(label) for label in LABELS}, tokens)
+    predictor = Predictor(model, {label: model.tokenizer.text_to_ids(label) for label in LABELS}, tokens, flash=fused)
     results = []
     for graphs, words in ((True, "with"), (False, "without")):
         predictor.graphs = graphs

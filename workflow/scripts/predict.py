@@ -42,7 +42,7 @@ def load_adapter(model, adapter):
 
 
 def load_model(config):
-    """NeMo's model with the base's weights and the adapter's, ready to predict."""
+    """NeMo's model with the base's weights and the adapter's, ready to predict; whether it uses fused.py's kernels."""
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
@@ -58,7 +58,7 @@ def load_model(config):
         load_adapter(model, adapter)
     model.freeze()
     model.model.cuda()
-    return model
+    return model, fused
 
 
 def predict(config, batch_dir, known):
@@ -67,7 +67,7 @@ def predict(config, batch_dir, known):
     from megatron.core import parallel_state
     from nemo_image.predictor import Predictor
 
-    model = load_model(config)
+    model, fused = load_model(config)
     first = os.environ["RANK"] == "0"
     if first:
         say("predict", "the model is loaded")
@@ -76,7 +76,7 @@ def predict(config, batch_dir, known):
     dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]  # tokens as in training
     prompts = [dataset[index]["context_ids"] for index in range(len(dataset))]
     labels = {label: dataset._process_example({"input": "", "output": label})["answer_ids"] for label in LABELS}
-    predictor = Predictor(model, labels, config.settings.tokens_to_generate)
+    predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused)
     # Like lengths together: nothing is computed for padding. The longest first: if memory lacks, it does at once.
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     batches = [order[i : i + config.settings.batch_size] for i in range(0, len(order), config.settings.batch_size)]

@@ -5,6 +5,9 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from common.progress import say
+from nemo_image.rows import PackedAttention, Row, pack
+
+ROW = 8192  # tokens of prompts that are read at once: enough to keep a GPU busy, few beside what the cache takes
 
 
 def whole_vocabulary(logits, model):
@@ -15,85 +18,90 @@ def whole_vocabulary(logits, model):
     return gather_from_tensor_model_parallel_region(logits)[..., : model.tokenizer.vocab_size]
 
 
-class CachedAttention(torch.nn.Module):
-    """In place of megatron-core's core attention, whose key-value cache wants rows of one length."""
-
-    def __init__(self, predictor):
-        super().__init__()
-        self.predictor = predictor
+class CachedAttention(PackedAttention):
+    """Keeps the keys and values of a batch; megatron-core's own cache wants rows of one length."""
 
     def forward(self, query, key, value, *masks, **options):
-        """query [new tokens, batch, heads, d], key and value [new, batch, groups, d] -> [new, batch, heads * d]."""
-        new, batch, heads, size = query.shape
+        """query [tokens, rows, heads, d], key and value [tokens, rows, groups, d] -> [tokens, rows, heads * d]: a row
+        of whole prompts, one behind the other, or rows of one token each."""
+        owner = self.owner
+        if owner.row:
+            if owner.row.first:
+                shape = (len(owner.own), owner.batch, *key.shape[2:])
+                self.keys, self.values = key.new_zeros(shape), value.new_zeros(shape)
+            place = owner.row.places_in_cache
+            self.keys[place], self.values[place] = (tensor[: len(place[0]), 0] for tensor in (key, value))
+            return super().forward(query, key, value)
+        _, batch, heads, size = query.shape
         groups = key.shape[2]
-        if self.predictor.positions is None:  # whole prompts: what pads the shorter ones stands behind them, unseen
-            self.keys, self.values = (F.pad(tensor, (0,) * 7 + (self.predictor.room,)) for tensor in (key, value))
-            key, value = (tensor.repeat_interleave(heads // groups, dim=2) for tensor in (key, value))
-            query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
-            seen = self.predictor.seen
-            output = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=seen is None)
-            return output.permute(2, 0, 1, 3).reshape(new, batch, -1)
-        place = self.predictor.positions, torch.arange(batch, device=query.device)
+        place = owner.positions, torch.arange(batch, device=query.device)
         self.keys[place], self.values[place] = key[0], value[0]
         query = query.view(batch, groups, heads // groups, size)  # the heads of a group see the same keys
         key, value = (tensor.permute(1, 2, 0, 3) for tensor in (self.keys, self.values))
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=self.predictor.seen).reshape(1, batch, -1)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=owner.seen).reshape(1, batch, -1)
 
 
 class Predictor:
-    """Reads whole prompts of different lengths at once, then one token of each a step.
+    """Reads whole prompts packed into rows, then one token of each prompt a step.
 
     Megatron's model reads on from one position, the same in all rows. So its attention is exchanged, and it is told
-    each row's own rotary angles; only the last token's words are computed. On a GPU the launches of a step, which would
-    take longer than its arithmetic, are recorded once a batch as a CUDA graph.
+    each token's own rotary angles; only the last token's words are computed. On a GPU the launches of a step, which
+    would take longer than its arithmetic, are recorded once a batch as a CUDA graph.
     """
 
-    def __init__(self, model, labels, tokens_to_generate):
-        """labels: {label: its token ids}."""
+    def __init__(self, model, labels, tokens_to_generate, flash):
+        """labels: {label: its token ids}; flash: as of PackedAttention."""
         self.model, self.labels, self.tokens_to_generate = model, labels, tokens_to_generate
         self.room = max(tokens_to_generate, *map(len, labels.values())) - 1  # tokens read after a prompt
         self.graphs = True  # where there is a GPU
         self.gpt = getattr(model.model, "module", model.model)  # without what casts to megatron_amp_O2's precision
-        window = getattr(self.gpt.config, "window_size", None)
-        self.window = window[0] if window else None  # tokens seen before the present one
         for layer in self.gpt.decoder.layers:
-            layer.self_attention.core_attention = CachedAttention(self)
+            layer.self_attention.core_attention = CachedAttention(self, self.gpt.config, flash)
+        self.window = layer.self_attention.core_attention.window
         self.gpt.rotary_pos_emb.register_forward_hook(self.own_angles)
-        self.gpt.output_layer.register_forward_pre_hook(self.last_token)
+        self.gpt.output_layer.register_forward_pre_hook(self.last_tokens)
 
     def own_angles(self, module, args, angles):
-        """[1, batch, 1, d] where each row is at its own position."""
-        return angles if self.positions is None else self.angles[self.positions].transpose(0, 1)
+        """[tokens, 1, 1, d] of a row of prompts; [1, batch, 1, d] where each row has one token at its own position."""
+        return self.angles[self.row.positions] if self.row else self.angles[self.positions].transpose(0, 1)
 
-    def last_token(self, module, args):
-        """Of hidden states [tokens, batch, hidden], [1, batch, hidden] of each row's last token."""
+    def last_tokens(self, module, args):
+        """Of a row's hidden states [tokens, 1, hidden] those of the prompts' last tokens."""
         hidden, *others = args
-        if self.positions is None:
-            hidden = hidden[self.lengths - 1, torch.arange(hidden.shape[1], device=hidden.device)][None]
-        return hidden, *others
+        return (hidden[self.row.places] if self.row else hidden), *others
 
-    def logprobs(self, tokens, seen):
-        """Log-probabilities [batch, vocabulary] of what follows tokens [batch, n]; seen: the mask, None for causal."""
-        self.seen, config = seen, self.gpt.config
+    def logprobs(self, tokens):
+        """Log-probabilities [prompts, vocabulary] of what follows: tokens [1, n], a row, or [batch, 1]."""
+        config = self.gpt.config
         with torch.autocast("cuda", config.autocast_dtype, config.enable_autocast):
             logits = self.gpt(tokens, None, None)
-        return torch.log_softmax(whole_vocabulary(logits, self.model)[:, 0].float(), dim=-1)
+        return torch.log_softmax(whole_vocabulary(logits, self.model).flatten(0, 1).float(), dim=-1)
 
-    def read_prompts(self, tokens):
-        """tokens [batch, n], the shorter prompts padded behind."""
-        self.positions = self.graph = None
-        self.own = torch.arange(tokens.shape[1] + self.room, device=tokens.device)
+    def read_prompts(self, prompts):
+        """prompts: lists of token ids. What follows them, in their order."""
+        self.graph, lengths = None, [len(prompt) for prompt in prompts]
+        self.own, self.batch = torch.arange(max(lengths) + self.room).cuda(), len(prompts)
         self.angles = self.gpt.rotary_pos_emb.forward(len(self.own))
-        own = self.own[: tokens.shape[1]]
-        age = own[:, None] - own
-        short = self.window is None or len(own) <= self.window + 1
-        return self.logprobs(tokens, None if short else (age >= 0) & (age <= self.window))
+        rows, found = pack(lengths, ROW, None), []
+        for members in rows:
+            # each prompt's last token is the one after which something is to be predicted
+            self.row = Row([([*prompts[index], 0], [0] * (lengths[index] - 1) + [1]) for index in members]).to_device()
+            self.row.first = not found
+            numbers = (
+                torch.tensor(members).repeat_interleave(torch.tensor([lengths[index] for index in members])).cuda()
+            )
+            self.row.places_in_cache = self.row.positions[: len(numbers)], numbers
+            found.append(self.logprobs(self.row.tokens[None]))
+        self.row = None
+        order = torch.tensor([index for members in rows for index in members]).argsort().cuda()
+        return torch.cat(found)[order]
 
     def read_tokens(self):
         """One token of each row, at its position."""
         age = self.positions[:, None] - self.own
         seen = (age >= 0) & (age <= (len(self.own) if self.window is None else self.window))
-        return self.logprobs(self.tokens[:, None], seen[:, None, None])
+        self.seen = seen[:, None, None]
+        return self.logprobs(self.tokens[:, None])
 
     def read_next(self, tokens, positions):
         """tokens [batch], one a row, at its position [batch]. What it returns holds until the next call."""
@@ -121,9 +129,8 @@ class Predictor:
         """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability})."""
         eos = self.model.tokenizer.eos_id
         self.lengths = torch.tensor([len(prompt) for prompt in prompts]).cuda()
-        rows = [torch.tensor(prompt) for prompt in prompts]
-        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=eos).cuda()
-        logprobs = self.read_prompts(tokens)
+        self.positions = None
+        logprobs = self.read_prompts(prompts)
         scores = logprobs[:, [ids[0] for ids in self.labels.values()]]
         for number, ids in enumerate(self.labels.values()):
             for place, (token, following) in enumerate(pairwise(ids)):

@@ -40,7 +40,7 @@ class Row:
     items: [(token ids, for each but the first whether it counts), …].
     """
 
-    def __init__(self, items, all_places):
+    def __init__(self, items, all_places=False):
         padding = -sum(len(counts) for _, counts in items) % MULTIPLE
         if padding:  # one more item, of which nothing is to be learned
             items = [*items, ([0] * (padding + 1), [0.0] * padding)]
@@ -76,16 +76,16 @@ class Loader(torch.utils.data.DataLoader):
 
 
 class PackedAttention(torch.nn.Module):
-    """In place of megatron-core's core attention, which knows rows of one item only. packing.row is the row."""
+    """In place of megatron-core's core attention, which knows rows of one item only. owner.row is the present row."""
 
-    def __init__(self, packing, config, flash):
+    def __init__(self, owner, config, flash):
         super().__init__()
-        self.packing, self.flash, self.dropout = packing, flash, config.attention_dropout
+        self.owner, self.flash, self.dropout = owner, flash, config.attention_dropout
         self.window = config.window_size[0] if getattr(config, "window_size", None) else None  # seen before the present
 
     def forward(self, query, key, value, *masks, **options):
         """query [tokens, 1, heads, d], key and value [tokens, 1, groups, d] -> [tokens, 1, heads * d]"""
-        row, query, key, value = self.packing.row, query.squeeze(1), key.squeeze(1), value.squeeze(1)
+        row, query, key, value = self.owner.row, query.squeeze(1), key.squeeze(1), value.squeeze(1)
         window = self.window if self.window is not None and row.longest > self.window + 1 else None
         attend = self.flash_attention if self.flash else self.padded_attention
         return attend(row, query, key, value, window, self.dropout if self.training else 0.0)[:, None].flatten(2)
