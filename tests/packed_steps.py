@@ -33,6 +33,7 @@ def main():
     prepare_nemo("cpu")
     import torch
     from megatron.core import parallel_state
+    from megatron.core.num_microbatches_calculator import reconfigure_num_microbatches_calculator
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
     from nemo.collections.nlp.parts.peft_config import PEFT_CONFIG_MAP
@@ -61,6 +62,8 @@ def main():
     model.train()
     batch = dataset.collate_fn(examples[rank::copies])
     note("NeMo, micro batch 1", lambda: model.fwd_bwd_step(iter([batch]), False))
+    reconfigure_num_microbatches_calculator(0, None, len(examples), 4, copies)
+    note("NeMo, micro batch 4", lambda: model.fwd_bwd_step(iter([batch]), False))
     packing = Packing(model, None, 1, flash=False)
     for way, (packing.tokens, packing.items) in WAYS.items():
         note(way, lambda: packing.run(Step(packing, dataset, examples), forward_only=False))
