@@ -74,6 +74,7 @@ RERUNS = {
     "scripts/model_formats/manifest.py": {"dequantize_gguf"},
     "scripts/model_formats/snapshot.py": NOTHING,
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
+    "scripts/nemo_image/checkpoint.py": {"predict", "verify_model"},
     "scripts/nemo_image/cpu.py": {"predict", "verify_model"},
     "scripts/nemo_image/fused.py": {"predict", "verify_model"},
     "scripts/nemo_image/kept.py": NOTHING,

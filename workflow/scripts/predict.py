@@ -128,7 +128,7 @@ def main():
     known = {int(file.stem) for file in batch_dir.glob("*.json")}
     if known and os.environ["RANK"] == "0":
         say("predict", f"continues after {len(known)} batches")
-    prepare_nemo(args.accelerator)
+    prepare_nemo(args.accelerator, args.base)
     predict(config, batch_dir, known)
     if os.environ["RANK"] == "0":
         items, rows = read_jsonl(args.test), {}

@@ -152,7 +152,7 @@ def main():
     on_first_rank(prepare_work_dir, training.directory / "state/ready")
     first = os.environ["RANK"] == "0"
     if not training.is_finished():
-        prepare_nemo(args.accelerator)
+        prepare_nemo(args.accelerator, args.base)
         adapter, facts = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
         if first:
             publish(adapter, training.adapter)

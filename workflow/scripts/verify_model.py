@@ -106,7 +106,7 @@ def main():
     ranks = int(os.environ["WORLD_SIZE"])
     settings = {"devices": ranks, "tensor_model_parallel_size": ranks, "precision": 32}
     describe_machine("verify_model", args.accelerator, settings)
-    prepare_nemo(args.accelerator)
+    prepare_nemo(args.accelerator, args.base)
     expected = hugging_face_logits(args.snapshot) if os.environ["RANK"] == "0" else None
     model = load_nemo(str(args.base), args.accelerator, ranks)
     found = nemo_logits(model)

@@ -9,14 +9,12 @@ import platform
 import signal
 import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from common.progress import say
 from common.provenance import versions
-from nemo_image import lazy_imports
+from nemo_image import checkpoint, lazy_imports
 
 
 def exit_all(problem):
@@ -67,10 +65,12 @@ def arguments(description):
     return parser
 
 
-def prepare_nemo(accelerator):
+def prepare_nemo(accelerator, base=None):
     """Imports NeMo, and supplies what it misses on this machine. Before any other import of nemo or megatron."""
-    # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
+    if base and os.environ["RANK"] == "0":
+        checkpoint.read_ahead(base)
     if sys.platform == "linux":
+        # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     lazy_imports.install()
     gc.disable()  # nothing of the modules is garbage, and looking for it takes a quarter of their imports' time
@@ -87,7 +87,7 @@ def prepare_nemo(accelerator):
     if hasattr(torch.backends.cuda, "enable_cudnn_sdp"):  # it makes a plan for each length: slow where lengths vary
         torch.backends.cuda.enable_cudnn_sdp(False)
     importlib.import_module("nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model")
-    load_quickly()
+    checkpoint.read_quickly()
     gc.freeze()  # nor will it be later
     gc.enable()
 
@@ -100,27 +100,6 @@ def use_fused_kernels(config):
 
         fused.install()
     return used
-
-
-def load_quickly():
-    """megatron-core reads one tensor after the other, and turns bf16 into fp32 and back, which takes longer still."""
-    import numpy as np
-    import torch
-    from megatron.core.dist_checkpointing.strategies import tensorstore
-
-    for_each, to_torch = tensorstore.dict_list_map_inplace, tensorstore.postprocess_numpy_array
-
-    def for_several(function, tensors):
-        with ThreadPoolExecutor(8) as pool:
-            for_each(partial(pool.submit, function), tensors)
-            for_each(Future.result, tensors)
-
-    def bits_to_torch(array, *args, **options):
-        if array.dtype.name != "bfloat16":
-            return to_torch(array, *args, **options)
-        return to_torch(array.view(np.int16), *args, **options).view(torch.bfloat16)
-
-    tensorstore.dict_list_map_inplace, tensorstore.postprocess_numpy_array = for_several, bits_to_torch
 
 
 def on_first_rank(work, ready):
