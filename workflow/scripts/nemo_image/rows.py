@@ -67,8 +67,10 @@ class Loader(torch.utils.data.DataLoader):
     """Prepares a step while the device computes the one before."""
 
     def __iter__(self):
+        return self.ahead(super().__iter__())  # which draws a random number: now, and not in the first step
+
+    def ahead(self, steps):
         with ThreadPoolExecutor(1) as thread:
-            steps = super().__iter__()
             coming = thread.submit(next, steps, None)
             while (step := coming.result()) is not None:
                 coming = thread.submit(next, steps, None)
