@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -109,3 +110,14 @@ def test_another_model_fails(tmp_path, tiny_mistral):
     assert re.search(
         r"base: the largest difference is \S+, the largest logit \S+: this is not the model of", done.stderr
     )
+
+
+def test_model_that_transformers_does_not_know(tmp_path, tiny_mistral):
+    """As the 24.03 image's does not know head_dim."""
+    snapshot = shutil.copytree(tiny_mistral, tmp_path / "hf")
+    config = read_json(snapshot / "config.json")
+    (snapshot / "config.json").write_text(json.dumps(config | {"head_dim": 16}))
+    done = verify(snapshot, tmp_path / "base", tmp_path / "table.tsv")
+    assert done.returncode == 1
+    assert re.search(r"hf: transformers \S+ does not load it, so nothing is compared: .*size mismatch", done.stderr)
+    assert "in hugging_face_logits" not in done.stderr

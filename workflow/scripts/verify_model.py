@@ -37,10 +37,14 @@ PROMPTS = (
 def hugging_face_logits(snapshot):
     """[(token ids, logits [tokens, vocabulary])] of the prompts."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, __version__
 
-    tokenizer = AutoTokenizer.from_pretrained(snapshot)
-    model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32).eval()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(snapshot)
+        model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32).eval()
+    except Exception as error:  # of many kinds, where the model came after this transformers
+        why = " ".join(str(error).split())[:200]
+        sys.exit(f"{snapshot}: transformers {__version__} does not load it, so nothing is compared: {why}")
     tokens = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in PROMPTS]
     with torch.no_grad():
         return [(ids, model(torch.tensor([ids])).logits[0]) for ids in tokens]
