@@ -4,7 +4,8 @@
 
 Writes one JSON line an item, in the test set's order: pmid, input, pred (greedy text), label (the item's answer) and
 logprob, the log-probability of each of yes, no and maybe, all its tokens, after the prompt.
-Needs only NeMo and what it needs. Made for NeMo from March 2024 (the 24.03 image) to 2.2.1; run with 2.0.0rc0, 2.2.1.
+Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.03 image),
+2.0.0rc0 and 2.2.1.
 """
 
 import json

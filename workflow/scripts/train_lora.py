@@ -2,7 +2,8 @@
 
     torchrun --standalone --nproc-per-node 4 train_lora.py --accelerator gpu --base … --train … --val … --settings …
 
-Needs only NeMo and what it needs. Made for NeMo from March 2024 (the 24.03 image) to 2.2.1; run with 2.0.0rc0, 2.2.1.
+Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.03 image),
+2.0.0rc0 and 2.2.1.
 """
 
 import io
