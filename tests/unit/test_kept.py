@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from functools import reduce
 from operator import getitem
 
@@ -59,7 +60,7 @@ def training(project, seed=0, **changes):
 def finish(training, content="weights"):
     """Does what train_lora.py does, but for the training itself."""
     training.find("")
-    prepare(training.directory, 1, training.fingerprint)
+    prepare(training.directory, 1, training.mark)
     training.adapter.write_text(content)
     result = {"result": sha256(training.adapter)} | {name: sha256(file) for name, file in training.inputs.items()}
     write_json(training.provenance, {"sha256": result, "validation_loss": 1.5})
@@ -125,8 +126,8 @@ def test_key_that_comes_later(project, monkeypatch, tmp_path):
 def remove_later_keys(values):
     """Of a dict: leaves what was there before they came."""
     for key in values.pop("later_keys"):
-        above, _, last = key.rpartition(".")
-        del reduce(getitem, above.split("."), values)[last]
+        *above, last = key.split(".")
+        del reduce(getitem, above, values)[last]
 
 
 def test_keys_that_came_later_train_nothing_again(project, monkeypatch, tmp_path):
@@ -169,12 +170,12 @@ def test_forced_training(project):
     forced = training(project)
     forced.find("call-1")
     assert not forced.directory.joinpath("adapter.nemo").exists()
-    assert prepare(forced.directory, 1, forced.fingerprint) == 0
+    assert prepare(forced.directory, 1, forced.mark) == 0
     (forced.directory / "checkpoint").touch()
     for anew in ("call-1", ""):  # cut off: by the same call, or by one that forces nothing
         again = training(project)
         again.find(anew)
-        prepare(again.directory, 1, again.fingerprint)
+        prepare(again.directory, 1, again.mark)
         assert (again.directory / "checkpoint").exists()
     (first,) = (project / "training").glob("*-before-call-1")
     assert (first / "adapter.nemo").read_text() == "first"
@@ -184,8 +185,9 @@ def test_forced_training(project):
     assert sorted(file.read_text() for file in (project / "training").glob("*/adapter.nemo")) == ["first", "second"]
 
 
-def former(project, **changes):
-    """A training as it lay before trainings were kept: training/ is its directory, with paths in the fingerprint."""
+def former(project, step=SETTINGS["max_steps"], **changes):
+    """A training as it lay before trainings were kept: training/ is its directory, with paths in the fingerprint. It
+    has been saved after its last step."""
     paths = {"base": "base", "train": "train.jsonl", "val": "val.jsonl", "work_dir": "training"}
     paths = {name: str((project / path).resolve()) for name, path in paths.items()}
     settings = {**SETTINGS, **changes, "accelerator": "cpu", "seed": 1234, **paths}
@@ -194,6 +196,10 @@ def former(project, **changes):
     files = (project / "base/model_config.yaml", project / "train.jsonl", project / "val.jsonl")
     prepare(project / "training", 1, fingerprint(config, files))
     (project / "training/checkpoint").write_text(str(changes))
+    (project / "training/checkpoints").mkdir()
+    name = f"lora--validation_loss=1.5-step={step}-consumed_samples=16.0-last.ckpt"
+    with zipfile.ZipFile(project / "training/checkpoints" / name, "w") as checkpoint:
+        checkpoint.writestr("data", "")
 
 
 def test_training_of_before_they_were_kept(project):
@@ -204,9 +210,18 @@ def test_training_of_before_they_were_kept(project):
     for _ in range(2):
         found = training(project)
         found.find("")
-        prepare(found.directory, 1, found.fingerprint)
-        assert (found.directory / "checkpoint").exists()
+        prepare(found.directory, 1, found.mark)
+        assert (found.directory / "checkpoint").exists() and found.loss is None
         assert [place.name for place in (project / "training").iterdir()] == [found.fingerprint[:12]]
+
+
+def test_half_a_training_with_the_loss_of_before_starts_anew(project):
+    """As its steps would lower one loss after the other, and the best checkpoint be taken from both."""
+    former(project, step=2)
+    found = training(project)
+    found.find("")
+    assert found.loss == kept.LOSS and prepare(found.directory, 1, found.mark) == 0
+    assert not (found.directory / "checkpoint").exists()
 
 
 def test_upgrade_that_was_cut_off(project):
@@ -247,7 +262,7 @@ def test_forced_on_a_full_disk(project, monkeypatch):
         forced.find("call-1")
     assert forced.is_finished()
     forced.find("call-1")
-    assert not forced.is_finished() and prepare(forced.directory, 1, forced.fingerprint) == 0
+    assert not forced.is_finished() and prepare(forced.directory, 1, forced.mark) == 0
     assert (forced.directory / "state/anew").read_text() == "call-1"
     assert len(list((project / "training").iterdir())) == 2
 

@@ -85,7 +85,6 @@ def train(config, end):
         refuse_unfinished(trainer)
         trainer.checkpoint_callback.on_train_end(trainer, model)
     return adapter, shown and {
-        "loss": kept.LOSS,
         "validation_loss": float(trainer.checkpoint_callback.best_model_score),  # the adapter's, the lowest
         "seconds_per_step": round(statistics.median(shown.seconds), 3) if shown.seconds else None,
         "curve": [{"step": step, **values} for step, values in sorted(shown.curve.items())],
@@ -157,7 +156,10 @@ def main():
         adapter, facts = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
         if first:
             publish(adapter, training.adapter)
-            settings, facts = args.settings | {"seed": args.seed}, facts | {"code": digest(__file__)}
+            settings, facts = (
+                args.settings | {"seed": args.seed},
+                facts | {"loss": training.loss, "code": digest(__file__)},
+            )
             record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
         end_distributed()
     if first:

@@ -41,8 +41,8 @@ class Training:
         del config["settings"]  # they are in it where they belong
         base = base_by_content(inputs["base"].parent)
         self.fingerprint = fingerprint([config, base], [inputs["train"], inputs["val"]])
-        # what is begun continues only with the loss that it began with; what is finished is taken over with any
-        self.mark = f"{self.fingerprint} {LOSS}"
+        self.loss, self.mark = LOSS, f"{self.fingerprint} {LOSS}"  # what is begun goes on only with the same loss
+        self.last_step = f"-step={config['trainer']['max_steps']}-"
         self.directory = work_dir / self.fingerprint[:12]
         self.adapter = self.directory / "adapter.nemo"
         self.provenance = self.directory / "adapter.provenance.json"
@@ -61,6 +61,10 @@ class Training:
         if (former := self.work_dir / self.former[:12]).exists() and not self.directory.exists():
             (former / "state/fingerprint").write_text(self.fingerprint)
             former.rename(self.directory)
+        mark, saved = self.directory / "state/fingerprint", self.directory.glob("checkpoints/**/*.ckpt")
+        with_loss_of_before = mark.exists() and mark.read_text() == self.fingerprint
+        if with_loss_of_before and any(self.last_step in file.name for file in saved):  # no step is left to do
+            self.loss, self.mark = None, self.fingerprint
         begun_by = self.directory / "state/anew"
         if anew and not (begun_by.exists() and begun_by.read_text() == anew):
             new = self.work_dir / ".new"  # first, as the disk may be full
