@@ -78,6 +78,7 @@ def train(config, end):
         refuse_long_prompts(model.tokenizer, file, config.settings.max_seq_length - 16)  # answer and end
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
     model.packing = Packing(model, config.settings.micro_batch_tokens, config.settings.micro_batch_size, flash=fused)
+    model.cpu = lambda: model  # Lightning would move all of it there at the end, where nobody reads it
     trainer.fit(model)
     adapter = Path(config.exp_manager.explicit_log_dir, "checkpoints", f"{config.name}.nemo")
     trainer.strategy.barrier()

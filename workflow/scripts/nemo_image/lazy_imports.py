@@ -24,6 +24,7 @@ UNUSED = [
     "pandas",
     "scipy",
     "sklearn",
+    "torch._dynamo",
     "torchmetrics.utilities.plot",
 ]
 waiting = set()  # those that nothing has used yet
@@ -84,7 +85,8 @@ class Name:
         return (self._real(),)
 
     def __instancecheck__(self, instance):
-        return isinstance(instance, self._real())
+        # nothing that is there is of a class that is not imported
+        return not is_waiting(self._place[0]) and isinstance(instance, self._real())
 
     def __subclasscheck__(self, subclass):
         return issubclass(subclass, self._real())
@@ -127,5 +129,12 @@ class Finder:
 
 
 def install():
+    """Also turns torch.compile off, which would need torch._dynamo: what NeMo compiles are parts that no step uses."""
+    import torch
+
     waiting.update(package for package in UNUSED if package not in sys.modules)
     sys.meta_path.insert(0, Finder)
+    if "torch._dynamo" in waiting:
+        torch.compile = lambda function=None, **options: function or (lambda function: function)
+        # PyTorch's optimizers ask for it
+        importlib.import_module("torch._dynamo").disable = lambda function, *options, **more: function
