@@ -25,6 +25,8 @@ UNUSED = [
     "scipy",
     "sklearn",
     "torch._dynamo",
+    "torchmetrics.functional.text.bert",
+    "torchmetrics.functional.text.infolm",
     "torchmetrics.utilities.plot",
 ]
 waiting = set()  # those that nothing has used yet
