@@ -275,6 +275,9 @@ def test_choice(tmp_path):
     means = {"a": pytest.approx(0.45), "b": pytest.approx(0.4)}
     provenance = read_json(tmp_path / "best/adapter.provenance.json")
     assert provenance == {"validation_loss": 0.5, "chosen": {"run": "b", "validation_losses": means}}
+    write_json(files[1], {"validation_loss": 0.4, "loss": "mean over items"})  # fold 1 of a was trained anew
+    done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
+    assert done.returncode == 1 and f"{files[0]}: its loss is an older version's" in done.stderr
     write_json(files[0], {})
     done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
     assert done.returncode == 1 and f"{files[0]}: has no validation_loss" in done.stderr

@@ -113,6 +113,19 @@ def test_curve_is_in_the_provenance(chain):
     assert rates[1] == pytest.approx(1e-4) and rates[-1] < 1e-4 and all(step["loss"] > 0 for step in train["curve"])
 
 
+def test_losses_of_an_older_version_are_named(chain, tmp_path, visit):
+    page = visit(chain / "results/report.html").locator("section[aria-labelledby=learning]")
+    assert "each counted once." in page.text_content() and "older" not in page.text_content()
+    shutil.copytree(chain / "results/runs", tmp_path / "runs", ignore=shutil.ignore_patterns("training", "*.nemo"))
+    provenance = tmp_path / "runs/lora/fold0/seed0/provenance.json"
+    steps = read_json(provenance)
+    assert steps["train_lora"].pop("loss") == "mean over items"
+    write_json(provenance, steps)
+    page = visit(write_report(chain, tmp_path / "report.html", tmp_path / "runs"))
+    told = page.locator("section[aria-labelledby=learning]").text_content()
+    assert "Not so with lora, fold 0, seed 0, trained by an older version" in " ".join(told.split())
+
+
 def test_what_models_write_is_text(chain, tmp_path, visit):
     shutil.copytree(chain / "results/runs", tmp_path / "runs", ignore=shutil.ignore_patterns("training", "*.nemo"))
     predictions = tmp_path / "runs/lora/fold0/seed0/predictions.jsonl"
