@@ -40,8 +40,19 @@ def make_trainer(builder, config):
     return trainer
 
 
+def instantiate(config, **more):
+    """An adapter of its configuration. Hydra's copies the model's configuration for each, which takes seconds."""
+    from nemo.utils.model_utils import import_class_by_path
+
+    values = {key: value for key, value in config.items() if key != "_target_"}
+    return import_class_by_path(config._target_)(**values, **more)
+
+
 def restore(model_class, base, model_config, trainer):
     """The model of an unpacked .nemo directory, as model_config has it."""
+    from nemo.core.classes.mixins import adapter_mixins
+
+    adapter_mixins.instantiate = instantiate
     use_tokenizer_of(base, model_config)
     refuse_rope_scaling(base, model_config)
     return model_class.restore_from(base, override_config_path=model_config, trainer=trainer)
