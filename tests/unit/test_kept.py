@@ -142,6 +142,11 @@ def test_keys_that_came_later_train_nothing_again(project, monkeypatch, tmp_path
     assert now[1] == before[1] and now[0].fingerprint == before[0].fingerprint and now[0].former == before[0].former
 
 
+def test_how_items_are_grouped_changes_no_fingerprint(project):
+    """As it changes rounding only."""
+    assert training(project, micro_batch_tokens=4096).fingerprint == training(project).fingerprint
+
+
 def test_corrected_setting_is_taken_over(project):
     """The mistake's own training is kept as well."""
     finish(training(project), "right")
