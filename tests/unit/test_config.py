@@ -45,7 +45,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
         "runs.lora.tensor_model_parallel_size: 3 does not divide the 4 devices"
     ),
     "runs: {lora: {tensor_model_parallel_size: 2, train: {global_batch_size: 33}}}": (
-        "runs.lora.train.global_batch_size: 33 is no multiple of micro_batch_size 1 on 2 copies of the model"
+        "runs.lora.train.global_batch_size: 33 is no multiple of micro_batch_size 4 on 2 copies of the model"
     ),
     "runs: {lora: {precision: 16}}": (
         "runs.lora.precision: with 16, NeMo trains without megatron_amp_O2 only: set that to false"

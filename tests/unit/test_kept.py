@@ -198,6 +198,7 @@ def former(project, step=SETTINGS["max_steps"], **changes):
     settings = {**SETTINGS, **changes, "accelerator": "cpu", "seed": 1234, **paths}
     config = loading.OmegaConf.to_container(loading.load_config("train_lora.yaml", settings))
     remove_later_keys(config)
+    del config["settings"]["micro_batch_tokens"]
     files = (project / "base/model_config.yaml", project / "train.jsonl", project / "val.jsonl")
     prepare(project / "training", 1, fingerprint(config, files))
     (project / "training/checkpoint").write_text(str(changes))

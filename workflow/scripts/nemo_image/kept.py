@@ -46,8 +46,10 @@ class Training:
         self.directory = work_dir / self.fingerprint[:12]
         self.adapter = self.directory / "adapter.nemo"
         self.provenance = self.directory / "adapter.provenance.json"
-        # of before trainings were kept, with paths
-        self.former = fingerprint(without_later_keys(OmegaConf.to_container(config_for(**paths))), inputs.values())
+        # of before trainings were kept: with paths and settings, of which one came later that changes rounding only
+        config = without_later_keys(OmegaConf.to_container(config_for(**paths)))
+        del config["settings"]["micro_batch_tokens"]
+        self.former = fingerprint(config, inputs.values())
 
     def find(self, anew):
         """Brings the training to its directory, if it lies where it once did; or away, if it is to be made anew."""
