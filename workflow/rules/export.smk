@@ -15,9 +15,9 @@ rule export_adapter:
         weights="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_model.safetensors",
     log:
         "<logs>/export_adapter/{run}/fold{fold}-seed{seed}.log",
-    localrule: True
     wildcard_constraints:
         run=having("runs", "train", "choose"),
+    localrule: True
     conda:
         "../../envs/host.yaml"
     params:
