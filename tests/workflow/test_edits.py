@@ -43,6 +43,7 @@ RERUNS = {
     "rules/convert.smk": NOTHING,
     "rules/data.smk": NOTHING,
     "rules/evaluate.smk": NOTHING,
+    "rules/export.smk": NOTHING,
     "rules/model.smk": NOTHING,
     "rules/predict.smk": NOTHING,
     "rules/report.smk": NOTHING,
@@ -59,7 +60,7 @@ RERUNS = {
     "scripts/common/progress.py": {"predict", "verify_model"},
     "scripts/common/provenance.py": {"predict", "evaluate", "verify_model"},
     "scripts/common/pubmedqa.py": OTHERS
-    - {"choose_run", "dequantize_gguf", "download_pubmedqa", "pack_model", "verify_model"},
+    - {"choose_run", "dequantize_gguf", "download_pubmedqa", "export_adapter", "pack_model", "verify_model"},
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
     "scripts/convert_model.yaml": NOTHING,
@@ -68,11 +69,13 @@ RERUNS = {
     "scripts/download_model.py": NOTHING,
     "scripts/download_pubmedqa.py": {"download_pubmedqa"},
     "scripts/evaluate.py": {"evaluate"},
+    "scripts/export_adapter.py": {"export_adapter"},
     "scripts/evaluation/metrics.py": {"evaluate", "compare_runs", "write_report"},
     "scripts/evaluation/pictures.py": {"write_report"},
     "scripts/evaluation/significance.py": {"evaluate", "compare_runs", "write_report"},
-    "scripts/model_formats/manifest.py": {"dequantize_gguf"},
-    "scripts/model_formats/snapshot.py": NOTHING,
+    "scripts/model_formats/lora.py": {"export_adapter"},
+    "scripts/model_formats/manifest.py": {"dequantize_gguf", "export_adapter"},
+    "scripts/model_formats/snapshot.py": {"export_adapter"},
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
     "scripts/nemo_image/checkpoint.py": {"predict", "verify_model"},
     "scripts/nemo_image/cpu.py": {"predict", "verify_model"},
@@ -106,14 +109,15 @@ READ_BY = {  # rules by what they read of others'
     "simulate_trials": {"split_folds"},
     "split_folds": {"write_jsonl", "evaluate", "write_report"},
     "write_jsonl": {"train_lora", "predict", "evaluate"},
-    "download_model": {"convert_model", "verify_model"},
-    "dequantize_gguf": {"convert_model", "verify_model"},
+    "download_model": {"convert_model", "verify_model", "export_adapter"},
+    "dequantize_gguf": {"convert_model", "verify_model", "export_adapter"},
     "convert_model": {"pack_model", "verify_model", "train_lora", "predict"},
-    "train_lora": {"choose_run", "predict", "evaluate"},
-    "choose_run": {"predict", "evaluate"},
+    "train_lora": {"choose_run", "predict", "evaluate", "export_adapter"},
+    "choose_run": {"predict", "evaluate", "export_adapter"},
     "predict": {"evaluate", "write_report"},
     "evaluate": {"compare_runs", "write_report"},
     "compare_runs": {"write_report"},
+    "export_adapter": NOTHING,
     "pack_model": NOTHING,
     "verify_model": NOTHING,
     "write_report": NOTHING,
@@ -141,6 +145,7 @@ runs:
 """
 TARGETS = ["results/accuracy.tsv", "results/report.html"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
+TARGETS += [f"results/runs/{run}/fold0/seed0/peft/adapter_config.json" for run in ("a", "b")]
 
 
 def with_readers(rules):

@@ -180,6 +180,7 @@ def test_no_global_name_in_a_shell_command():
         "dequantize_gguf",
         "pack_model",
         "verify_model",
+        "export_adapter",
         "choose_run",
     }
     assert {part for command in commands.values() for part in parts_in_braces(command)} <= known

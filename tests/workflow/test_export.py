@@ -1,0 +1,124 @@
+"""export_adapter: transformers and PEFT give the answers that NeMo gave, with adapters of several shapes that
+train_lora.py trained."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from common.files import read_json, read_jsonl, write_json
+from common.pubmedqa import LABELS
+from helpers import SCRIPTS, run_script, snakemake, torchrun
+from model_formats.manifest import write_manifest
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file, save_file
+from test_verify import ARCHITECTURES
+from tiny import write_snapshot
+from transformers import AutoTokenizer
+
+ALL = ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]
+TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 2, "val_check_interval": 2, "lr": 1e-2}
+TRAIN |= {"warmup_steps": 0, "target_modules": ALL, "adapter_dim": 8, "adapter_dropout": 0.1}
+ALPHA = {"nemo": ["model.peft.lora_tuning.alpha=24"]}
+CASES = {  # snapshot, tensor-parallel ranks, further settings
+    "mistral": ("tiny", 1, {}),  # 8 heads in 4 groups, head_dim 24 is not width / heads
+    "mistral at TP 2": ("tiny", 2, ALPHA),
+    "smollm2": ("smollm2", 1, ALPHA),  # 9 heads in 3 groups, tied embeddings
+    "mistral-nemo": ("mistral-nemo", 1, {"nemo": ["model.peft.lora_tuning.layer_selection=[2]"]}),  # one group
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def answered(request, inputs, tiny_mistral, tmp_path_factory):
+    """A directory with snapshot/, adapter.nemo and predictions.jsonl, NeMo's with it."""
+    name, ranks, settings = CASES[request.param]
+    directory = tmp_path_factory.mktemp("answered")
+    snapshot, base = directory / "snapshot", directory / "base"
+    if name == "tiny":
+        shutil.copytree(tiny_mistral, snapshot)
+    else:
+        write_snapshot(snapshot, *ARCHITECTURES[name][:2])
+    write_manifest(snapshot, "local", None)
+    run_script("convert_model.py", "--snapshot", snapshot, "--output-dir", base)
+    for split, items in (("train", 8), ("val", 8)):
+        lines = (inputs / f"{split}.jsonl").read_text().splitlines(keepends=True)
+        (directory / f"{split}.jsonl").write_text("".join(lines[:items]))
+    shared = {"devices": ranks, "tensor_model_parallel_size": ranks, "precision": 32, "megatron_amp_O2": False}
+    shared |= {"max_seq_length": 512}
+    val, common = directory / "val.jsonl", ("--accelerator", "cpu", "--base", base)
+    train = "--train", directory / "train.jsonl", "--val", val, "--settings", json.dumps(TRAIN | settings | shared)
+    train += "--seed", 0, "--time-limit", 60, "--work-dir", directory / "training"
+    torchrun(SCRIPTS / "train_lora.py", *common, *train, "--output", directory / "adapter.nemo", processes=ranks)
+    predict = "--adapter", directory / "adapter.nemo", "--test", val, "--work-dir", directory / "prediction"
+    predict += "--settings", json.dumps(shared | {"batch_size": 8, "tokens_to_generate": 4})
+    torchrun(SCRIPTS / "predict.py", *common, *predict, "--output", directory / "predictions.jsonl", processes=ranks)
+    run_script(
+        *("export_adapter.py", "--adapter", directory / "adapter.nemo"),
+        *("--snapshot", snapshot, "--output-dir", directory / "peft"),
+    )
+    return directory
+
+
+def largest_difference(peft, predictions):
+    """Between the label's log-probabilities of transformers with PEFT, on its own all in fp32, and NeMo's."""
+    model = AutoPeftModelForCausalLM.from_pretrained(peft, torch_dtype=torch.float32)
+    tokenizer, differences = AutoTokenizer.from_pretrained(peft), []
+    for row in predictions:
+        prompt = row["input"].strip(" ")
+        before = tokenizer(prompt, add_special_tokens=False).input_ids
+        for label in LABELS:
+            ids = tokenizer(f"{prompt} {label}", add_special_tokens=False).input_ids
+            assert ids[: len(before)] == before and len(ids) > len(before)
+            with torch.no_grad():
+                logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            score = sum(logprobs[place - 1, ids[place]] for place in range(len(before), len(ids)))
+            differences.append(abs(float(score) - row["logprob"][label]))
+    return max(differences)
+
+
+def changed(peft, directory, swap=(), **config):
+    """A copy of the adapter, with the weights of two modules swapped or other values in its configuration."""
+    shutil.copytree(peft, directory)
+    weights = load_file(directory / "adapter_model.safetensors")
+    if swap:
+        one, other = swap
+        names = {name: name.replace(one, other) if one in name else name.replace(other, one) for name in weights}
+        weights = {names[name]: tensor for name, tensor in weights.items()}
+    save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_json(directory / "adapter_config.json", read_json(directory / "adapter_config.json") | config)
+    return directory
+
+
+def test_peft_answers_as_nemo_does(answered, tmp_path):
+    """And what is wrong in one thing does not."""
+    predictions = read_jsonl(answered / "predictions.jsonl")
+    assert len(predictions) == 8
+    assert largest_difference(answered / "peft", predictions) < 1e-4
+    alpha = read_json(answered / "peft/adapter_config.json")["lora_alpha"]
+    wrong = {
+        "gate is up": {"swap": ("gate_proj", "up_proj")},
+        "key is value": {"swap": ("k_proj", "v_proj")},
+        "alpha": {"lora_alpha": alpha / 2},
+    }
+    for name, change in wrong.items():
+        difference = largest_difference(changed(answered / "peft", tmp_path / name, **change), predictions[:2])
+        assert difference > 1e-3, name
+
+
+def test_rule(chain):
+    """The chain's adapter of TP 2 in bf16, and one of the base's tokenizer files; the same bytes when made again."""
+    directory = chain / "results/runs/tutorial/fold0/seed0/peft"
+    call = "results/runs/tutorial/fold0/seed0/peft/adapter_config.json", "--configfile", "chain.yaml"
+    made = []
+    for options in ((), ("--forcerun", "export_adapter")):
+        done = snakemake(chain, *call, *options)
+        assert done.returncode == 0, done.stdout
+        made.append({file.name: file.read_bytes() for file in directory.iterdir()})
+    assert made[0] == made[1]
+    assert made[0].keys() == {
+        *("adapter_config.json", "adapter_model.safetensors", "tokenizer.model", "tokenizer_config.json")
+    }
+    config = json.loads(made[0]["adapter_config.json"])
+    assert (config["base_model_name_or_path"], config["revision"]) == ("resources/hf/tiny", None)
+    weights = load_file(directory / "adapter_model.safetensors")
+    assert len(weights) == 4 * 3 * 2 and {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}

@@ -1,0 +1,30 @@
+"""Adapters for others: PEFT, transformers, vLLM. On request: snakemake results/runs/lora/fold0/seed0/peft/adapter_config.json
+
+In:   results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, resources/hf/{model}/
+Out:  results/runs/{run}/fold{fold}/seed{seed}/peft/
+"""
+
+
+rule export_adapter:
+    """The adapter in PEFT's format, with the base model's tokenizer."""
+    input:
+        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+        snapshot=of_run("<resources>/hf/{model}/manifest.json"),
+    output:
+        config="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
+        weights="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_model.safetensors",
+    log:
+        "<logs>/export_adapter/{run}/fold{fold}-seed{seed}.log",
+    wildcard_constraints:
+        run=having("runs", "train", "choose"),
+    localrule: True
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("export_adapter"),
+        code=code("export_adapter"),
+        snapshot=subpath(input.snapshot, parent=True),
+        dir=subpath(output.config, parent=True),
+    shell:
+        "python {params.script:q} --adapter {input.adapter:q} --snapshot {params.snapshot:q}"
+        " --output-dir {params.dir:q} &> {log:q}"
