@@ -29,15 +29,18 @@ COMMANDS = {
 }
 
 
-def measure(way, snapshot, output):
-    """(seconds, peak memory of the largest process in GB)"""
+def command_of(way, snapshot, output):
     command = [snapshot if word == "{}" else word for word in COMMANDS[way]]
-    command += [output] if "{}" in COMMANDS[way] else [snapshot, output]
+    return command + ([output] if "{}" in COMMANDS[way] else [snapshot, output])
+
+
+def measure(command, output):
+    """(seconds, peak memory of the largest process in GB) of a command that writes the directory `output`"""
     start = time.monotonic()
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.monotonic() - start
-    assert status == 0, f"{way} failed"
+    assert status == 0, f"{command} failed"
     subprocess.run(["rm", "-r", output], check=True)
     return seconds, usage.ru_maxrss * 1024 / 1e9
 
@@ -78,7 +81,8 @@ def main():
             command = [sys.executable, RANDOM_SNAPSHOT, "--layers", str(layers), "--device", args.device]
             subprocess.run([*command, directory / "hf"], check=True)
             size = sum(file.stat().st_size for file in (directory / "hf").iterdir()) / 1e9
-            runs = [[measure(way, directory / "hf", directory / way) for way in ways] for _ in range(args.runs)]
+            commands = {directory / way: command_of(way, directory / "hf", directory / way) for way in ways}
+            runs = [[measure(commands[output], output) for output in commands] for _ in range(args.runs)]
         finally:
             shutil.rmtree(directory)
         found = [[statistics.median(values) for values in zip(*of_way)] for of_way in zip(*runs)]

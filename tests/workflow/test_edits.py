@@ -56,11 +56,12 @@ RERUNS = {
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
     "scripts/common/later_keys.py": NOTHING,
-    "scripts/common/lock.py": {"predict"},
-    "scripts/common/progress.py": {"predict", "verify_model"},
+    "scripts/common/lock.py": {"predict", "merge_model"},
+    "scripts/common/progress.py": {"predict", "merge_model", "verify_model"},
     "scripts/common/provenance.py": {"predict", "evaluate", "verify_model"},
     "scripts/common/pubmedqa.py": OTHERS
-    - {"choose_run", "dequantize_gguf", "download_pubmedqa", "export_adapter", "pack_model", "verify_model"},
+    - {"choose_run", "dequantize_gguf", "download_pubmedqa", "export_adapter", "merge_model"}
+    - {"pack_model", "verify_model"},
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
     "scripts/convert_model.yaml": NOTHING,
@@ -73,9 +74,12 @@ RERUNS = {
     "scripts/evaluation/metrics.py": {"evaluate", "compare_runs", "write_report"},
     "scripts/evaluation/pictures.py": {"write_report"},
     "scripts/evaluation/significance.py": {"evaluate", "compare_runs", "write_report"},
+    "scripts/merge_model.py": {"merge_model"},
+    "scripts/model_formats/directory.py": {"merge_model"},
     "scripts/model_formats/lora.py": {"export_adapter"},
-    "scripts/model_formats/manifest.py": {"dequantize_gguf", "export_adapter"},
-    "scripts/model_formats/snapshot.py": {"export_adapter"},
+    "scripts/model_formats/manifest.py": {"dequantize_gguf", "export_adapter", "merge_model"},
+    "scripts/model_formats/peft_adapter.py": {"merge_model"},
+    "scripts/model_formats/snapshot.py": {"export_adapter", "merge_model"},
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
     "scripts/nemo_image/checkpoint.py": {"predict", "verify_model"},
     "scripts/nemo_image/cpu.py": {"predict", "verify_model"},
@@ -109,15 +113,16 @@ READ_BY = {  # rules by what they read of others'
     "simulate_trials": {"split_folds"},
     "split_folds": {"write_jsonl", "evaluate", "write_report"},
     "write_jsonl": {"train_lora", "predict", "evaluate"},
-    "download_model": {"convert_model", "verify_model", "export_adapter"},
-    "dequantize_gguf": {"convert_model", "verify_model", "export_adapter"},
+    "download_model": {"convert_model", "verify_model", "export_adapter", "merge_model"},
+    "dequantize_gguf": {"convert_model", "verify_model", "export_adapter", "merge_model"},
     "convert_model": {"pack_model", "verify_model", "train_lora", "predict"},
     "train_lora": {"choose_run", "predict", "evaluate", "export_adapter"},
     "choose_run": {"predict", "evaluate", "export_adapter"},
     "predict": {"evaluate", "write_report"},
     "evaluate": {"compare_runs", "write_report"},
     "compare_runs": {"write_report"},
-    "export_adapter": NOTHING,
+    "export_adapter": {"merge_model"},
+    "merge_model": NOTHING,
     "pack_model": NOTHING,
     "verify_model": NOTHING,
     "write_report": NOTHING,
@@ -145,7 +150,7 @@ runs:
 """
 TARGETS = ["results/accuracy.tsv", "results/report.html"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
-TARGETS += [f"results/runs/{run}/fold0/seed0/peft/adapter_config.json" for run in ("a", "b")]
+TARGETS += [f"results/runs/{run}/fold0/seed0/merged/config.json" for run in ("a", "b")]
 
 
 def with_readers(rules):

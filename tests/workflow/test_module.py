@@ -182,6 +182,7 @@ def test_no_global_name_in_a_shell_command():
         "verify_model",
         "export_adapter",
         "choose_run",
+        "merge_model",
     }
     assert {part for command in commands.values() for part in parts_in_braces(command)} <= known
 

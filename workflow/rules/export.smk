@@ -2,6 +2,7 @@
 
 In:   results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, resources/hf/{model}/
 Out:  results/runs/{run}/fold{fold}/seed{seed}/peft/
+      results/runs/{run}/fold{fold}/seed{seed}/merged/, the base with the adapter in its weights
 """
 
 
@@ -28,3 +29,31 @@ rule export_adapter:
     shell:
         "python {params.script:q} --adapter {input.adapter:q} --snapshot {params.snapshot:q}"
         " --output-dir {params.dir:q} &> {log:q}"
+
+
+rule merge_model:
+    """The base with the adapter in its weights, a Hugging Face snapshot as the base is."""
+    input:
+        snapshot=of_run("<resources>/hf/{model}/manifest.json"),
+        config="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
+        weights="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_model.safetensors",
+    output:
+        "<results>/runs/{run}/fold{fold}/seed{seed}/merged/config.json",
+    log:
+        "<logs>/merge_model/{run}/fold{fold}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/merge_model/{run}/fold{fold}-seed{seed}.tsv"
+    wildcard_constraints:
+        run=having("runs", "train", "choose"),
+    conda:
+        "../../envs/host.yaml"
+    threads: 4
+    params:
+        script=script("merge_model"),
+        code=code("merge_model"),
+        snapshot=subpath(input.snapshot, parent=True),
+        adapter=subpath(input.config, parent=True),
+        dir=subpath(output[0], parent=True),
+    shell:
+        "python {params.script:q} --snapshot {params.snapshot:q} --adapter {params.adapter:q}"
+        " --output {params.dir:q} &> {log:q}"

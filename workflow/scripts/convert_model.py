@@ -12,14 +12,12 @@ import argparse
 import math
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 
 import yaml
 from common.code import digest
-from common.files import refuse_full_disk, sha256, write_json
-from common.lock import hold
-from common.progress import say
+from common.files import sha256, write_json
+from model_formats.directory import replacing_directory
 from model_formats.snapshot import Snapshot
 from model_formats.zarr_checkpoint import write_checkpoint
 
@@ -88,24 +86,13 @@ def main():
     snapshot, output = Snapshot(args.snapshot), args.output_dir
     if problem := snapshot.problem():
         sys.exit(f"{args.snapshot}: {problem}.")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    hold(output.with_name(f".{output.name}.lock"), partial(say, "convert_model"))
-    new, old = (output.with_name(f".{output.name}.{state}") for state in ("partial", "old"))
-    for left in (new, old):  # of a conversion that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    refuse_full_disk(output.parent, sum(tensor.size for tensor in snapshot.tensors.values()))
-    try:
+    size = sum(tensor.size for tensor in snapshot.tensors.values())
+    with replacing_directory(output, size, "convert_model") as new:
         write_checkpoint(snapshot, new / "model_weights")
         config = model_config(snapshot, copy_tokenizer(snapshot, new))
         (new / "model_config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         provenance = {"code": digest(__file__), "snapshot": snapshot.checksums()}
         write_json(output.with_name(f"{output.name}.provenance.json"), provenance, indent=1)
-        if output.exists():
-            output.rename(old)
-        new.rename(output)
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
     print(f"{output}: {len(snapshot.tensors)} tensors, {config['precision']}")
 
 

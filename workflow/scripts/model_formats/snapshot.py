@@ -55,6 +55,8 @@ class Snapshot:
 
     def __init__(self, directory):
         self.directory = Path(directory)
+        if not (self.directory / "config.json").is_file():
+            sys.exit(f"{directory} holds no config.json: it is no Hugging Face snapshot.")
         self.config = c = read_json(self.directory / "config.json")
         self.architecture = (c.get("architectures") or ["none"])[0]
         self.rope_scaling = c.get("rope_scaling") or {}
@@ -112,11 +114,14 @@ class Snapshot:
                 shapes[f"model.layers.{layer}.{name}.weight"] = shape
         return shapes
 
-    def checksums(self):
-        """{file: sha256} as the snapshot's manifest has it; empty where there is none."""
+    def manifest(self):
+        """What manifest.json says, which the workflow's own snapshots have; empty where there is none."""
         manifest = self.directory / "manifest.json"
-        files = read_json(manifest)["files"] if manifest.exists() else {}
-        return {name: file["sha256"] for name, file in files.items()}
+        return read_json(manifest) if manifest.exists() else {}
+
+    def checksums(self):
+        """{file: sha256} as the manifest has it."""
+        return {name: file["sha256"] for name, file in self.manifest().get("files", {}).items()}
 
     def missing_file(self):
         """A file with weights that the index names and that is not there, or None."""
