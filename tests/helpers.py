@@ -71,3 +71,31 @@ def snakemake(directory, *arguments, timeout=None, cores="all"):
     command = ["snakemake", *map(str, arguments), *(["--cores", cores] if cores else [])]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": timeout}
     return subprocess.run(command, cwd=directory, **options)
+
+
+# Kills itself at the nth of the calls on which a step's safety rests.
+KILLED = """
+import os, pathlib, runpy, shutil, signal, sys
+moment, calls = int(sys.argv[1]), 0
+def dying(function):
+    def call(*args, **options):
+        global calls
+        calls += 1
+        if calls == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **options)
+    return call
+os.fsync, shutil.rmtree, pathlib.Path.rename = dying(os.fsync), dying(shutil.rmtree), dying(pathlib.Path.rename)
+sys.argv[:3] = sys.argv[2:3]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def change_weights(directory, change):
+    """Applies change(name, tensor), which returns the new tensor or None for none, to each tensor of a directory's."""
+    from safetensors.torch import load_file, save_file
+
+    for file in directory.glob("*.safetensors"):
+        changed = {name: change(name, tensor) for name, tensor in load_file(file).items()}
+        kept = {name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None}
+        save_file(kept, file, metadata={"format": "pt"})

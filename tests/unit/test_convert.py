@@ -10,10 +10,9 @@ import tarfile
 import pytest
 import torch
 from common.files import read_json
-from helpers import ROOT, SCRIPTS, environment, run_script, torchrun
+from helpers import KILLED, ROOT, SCRIPTS, change_weights, environment, run_script, torchrun
 from model_formats.snapshot import Snapshot
 from model_formats.zarr_checkpoint import write_checkpoint
-from safetensors.torch import load_file, save_file
 
 SHARD = "model-00002-of-00003.safetensors"
 
@@ -61,13 +60,6 @@ def test_states_that_transformer_engine_asks_for(snapshot, tmp_path):
     states = list((tmp_path / "base/model_weights").glob("*._extra_state"))
     assert {state.name: sorted(file.name for file in state.iterdir()) for state in states} == expected
     assert all(torch.load(file) is None for state in states for file in state.iterdir())
-
-
-def change_weights(snapshot, change):
-    """Applies change(name, tensor), which returns the new tensor or None for none, to each tensor."""
-    for shard in snapshot.glob("*.safetensors"):
-        changed = {name: change(name, tensor) for name, tensor in load_file(shard).items()}
-        save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, shard)
 
 
 @pytest.mark.parametrize(("dtype", "zarr", "precision"), [("float16", "<f2", "16"), ("float32", "<f4", "32")])
@@ -179,24 +171,6 @@ def test_disk_that_is_too_small(snapshot, tmp_path):
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + vocabulary * 256)
     check_refusal(snapshot, tmp_path, "GB of disk, ", "Make room")
-
-
-# Kills itself at the nth of the calls on which a conversion's safety rests.
-KILLED = """
-import os, pathlib, runpy, shutil, signal, sys
-moment, calls = int(sys.argv[1]), 0
-def dying(function):
-    def call(*args, **options):
-        global calls
-        calls += 1
-        if calls == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **options)
-    return call
-os.fsync, shutil.rmtree, pathlib.Path.rename = dying(os.fsync), dying(shutil.rmtree), dying(pathlib.Path.rename)
-sys.argv[:3] = sys.argv[2:3]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def test_kill_at_any_moment_leaves_no_result_or_a_whole_one(snapshot, tmp_path):

@@ -53,11 +53,11 @@ def write(tensor, shard, matrices, advance):
             if matrices:
                 b, a = matrices
                 values = to_fp32(data, part.dtype).reshape(part.shape)
-                values += b[start : start + step] @ a
+                with np.errstate(all="ignore"):  # what comes of it is named below
+                    values += b[start : start + step] @ a
                 if not max(values.max(), -values.min()) <= LARGEST[part.dtype]:
-                    sys.exit(
-                        f"{tensor.name}, merged, holds NaN or what {part.dtype} can't hold: are the weights broken?"
-                    )
+                    what = f"{tensor.name} with the adapter holds NaN or more than {part.dtype} can hold"
+                    sys.exit(f"{tensor.file}: {what}. Base or adapter is broken.")
                 data = from_fp32(values, part.dtype)
             target.write(data)
             advance(part.size)

@@ -107,12 +107,9 @@ class PeftAdapter:
         if self.others:
             return f"holds {min(self.others)}, which is no lora_A or lora_B of a linear layer"
         linear = {name.removesuffix(".weight"): tensor for name, tensor in snapshot.tensors.items()}
-        linear = {name: tensor for name, tensor in linear.items() if name == "lm_head" or name.endswith("_proj")}
-        if snapshot.tied:
-            linear.pop("lm_head", None)
+        linear = {name: tensor for name, tensor in linear.items() if name.endswith("_proj")}
         if unknown := self.modules.keys() - linear.keys():
-            why = ", as its output layer is the embedding again" if snapshot.tied and unknown == {"lm_head"} else ""
-            return f"holds {min(unknown)}, a linear layer that the snapshot has not{why}"
+            return f"holds {min(unknown)}, which is no linear layer of the snapshot's {snapshot.layers} layers"
         targets = {module for module in linear if self.is_target(module)}
         if missing := targets - self.modules.keys():
             return f"{min(missing)} is missing, which target_modules in adapter_config.json names"
