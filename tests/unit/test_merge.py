@@ -19,7 +19,7 @@ from tiny import write_sentencepiece, write_snapshot, write_tokenizer_json
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-SHAPES = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "vocab_size": 400}
+SHAPES = {"hidden_size": 128, "intermediate_size": 1200, "num_hidden_layers": 2, "vocab_size": 400}  # several blocks
 SHAPES |= {"num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 256}
 BASES = {
     "mistral": (MistralConfig(**SHAPES, head_dim=24, sliding_window=16), write_sentencepiece),
@@ -160,10 +160,10 @@ def test_all_else_is_the_snapshots_own(base, tmp_path):
         (base / file.name).symlink_to(file)
     merge(base, tmp_path / "adapter", tmp_path / "merged")
     old, new = contents(base), contents(tmp_path / "merged")
-    assert new.keys() == old.keys() - {"manifest.json"} and len(new) == 7
+    assert new.keys() == old.keys() - {"manifest.json"}
     assert not any(file.is_symlink() for file in (tmp_path / "merged").iterdir())
     shards = {name for name in new if name.endswith(".safetensors")}
-    assert {name for name in new if new[name] != old[name]} == shards
+    assert len(shards) > 1 and {name for name in new if new[name] != old[name]} == shards
     for name in shards:
         assert header(base / name) == header(tmp_path / "merged" / name) and len(old[name]) == len(new[name])
 
