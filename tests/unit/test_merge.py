@@ -92,6 +92,8 @@ def logits(model):
         (["down_proj"], {}),
         (ALL, {}),
         (ALL, {"use_rslora": True}),
+        (ALL, {"layers_to_transform": [1]}),
+        (ALL, {"layers_to_transform": 0}),
         (r".*layers\.1\..*(q_proj|up_proj)", {}),
     ],
 )
@@ -203,6 +205,7 @@ def adapter(of_queries_and_values, tmp_path):
         ({"lora_alpha": None}, "lora_alpha is None, not a number"),
         ({"target_modules": ["q_proj"]}, "holds model.layers.0.self_attn.v_proj, which target_modules"),
         ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, "model.layers.0.self_attn.o_proj is missing"),
+        ({"layers_to_transform": [0]}, "holds model.layers.1.self_attn.q_proj, which target_modules"),
         ({"r": 4}, "lora_A of model.layers.0.self_attn.q_proj has the shape [5, 128]; base and r make it [4, 128]"),
     ],
 )

@@ -1,5 +1,5 @@
 """export_adapter: transformers and PEFT give the answers that NeMo gave, with adapters of several shapes that
-train_lora.py trained."""
+train_lora.py trained. merge_model: the merged model is theirs."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from test_verify import ARCHITECTURES
 from tiny import write_snapshot
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ALL = ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]
 TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 2, "val_check_interval": 2, "lr": 1e-2}
@@ -103,6 +103,33 @@ def test_peft_answers_as_nemo_does(answered, tmp_path):
     for name, change in wrong.items():
         difference = largest_difference(changed(answered / "peft", tmp_path / name, **change), predictions[:2])
         assert difference > 1e-3, name
+
+
+def test_merged_model_is_what_peft_makes_of_it(answered, tmp_path):
+    """Each weight, but for its one rounding to bf16."""
+    snapshot, merged = answered / "snapshot", tmp_path / "merged"
+    run_script("merge_model.py", "--snapshot", snapshot, "--adapter", answered / "peft", "--output", merged)
+    model = AutoPeftModelForCausalLM.from_pretrained(answered / "peft", torch_dtype=torch.float32)
+    expected, found, base = (
+        model.merge_and_unload().state_dict(),
+        AutoModelForCausalLM.from_pretrained(merged, torch_dtype="auto").state_dict(),
+        AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype="auto").state_dict(),
+    )
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16} and found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor.float(), expected[name], rtol=2**-8, atol=1e-6)
+    changed = {name.split(".")[-2] for name in found if not torch.equal(found[name], base[name])}
+    assert changed == set(read_json(answered / "peft/adapter_config.json")["target_modules"])
+
+
+def test_rule_of_merge(chain):
+    directory = chain / "results/runs/tutorial/fold0/seed0/merged"
+    done = snakemake(chain, "results/runs/tutorial/fold0/seed0/merged/config.json", "--configfile", "chain.yaml")
+    assert done.returncode == 0, done.stdout
+    assert {file.name for file in directory.iterdir()} == {file.name for file in (chain / "tiny").iterdir()}
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    base = AutoModelForCausalLM.from_pretrained(chain / "tiny")
+    assert not torch.equal(model(torch.tensor([[5, 6]])).logits, base(torch.tensor([[5, 6]])).logits)
 
 
 def test_rule(chain):

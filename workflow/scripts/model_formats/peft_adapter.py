@@ -17,7 +17,8 @@ PREFIX = "base_model.model."
 MATRIX = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 # Keys of adapter_config.json that are read here, and those that say nothing of the weights. All others, of later
 # versions of PEFT, too, must be empty: they name further parameters or another way to add them.
-READ = {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "base_model_name_or_path", "revision"}
+READ = {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "layers_to_transform"}
+READ |= {"base_model_name_or_path", "revision"}
 SILENT = {"auto_mapping", "task_type", "inference_mode", "lora_dropout", "megatron_config", "megatron_core"}
 SILENT |= {"peft_version", "qalora_group_size"}
 NEUTRAL = {"bias": ["none"], "init_lora_weights": [True, False, "gaussian"]}  # other ways to begin change the base, too
@@ -69,7 +70,11 @@ class PeftAdapter:
             return read(pair["B"]) * np.float32(self.scale), read(pair["A"])
 
     def is_target(self, module):
-        """Is this one of target_modules? These are a regular expression, or names' ends."""
+        """Is this one of target_modules, a regular expression or names' ends, in a layer of layers_to_transform?"""
+        layers = self.config.get("layers_to_transform")
+        layers = [layers] if isinstance(layers, int) else layers
+        if layers and int(module.split(".")[2]) not in layers:  # model.layers.0.self_attn.q_proj
+            return False
         targets = self.config.get("target_modules") or []
         if isinstance(targets, str):
             return re.fullmatch(targets, module)
