@@ -233,7 +233,7 @@ def test_killed_snakemake(project, chain, start):
     """Its job goes on; it is not done twice, neither while it runs nor afterwards."""
     process = start(adapter_of("killed"))
     log = "logs/train_lora/killed/fold0-seed0.log"
-    project.wait_for_log(log, "of 40 steps")
+    project.wait_for_log(log, "of 400 steps")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     (job,) = project.jobs("rule_train_lora_wildcards_killed")
@@ -258,15 +258,15 @@ def test_killed_snakemake(project, chain, start):
     assert by_hand.returncode != 0
     assert f"seed0/training: SLURM job {number} on " in by_hand.stderr and f"scancel {number}" in by_hand.stderr
 
-    wait_until(lambda: not in_queue(), 120, "the end of the training that goes on")
-    assert "of 40 steps" in project.read(log)
+    wait_until(lambda: not in_queue(), 180, "the end of the training that goes on")
+    assert "of 400 steps" in project.read(log)
     assert "Nothing to be done" in project.run(adapter_of("killed"))
     assert attempts(project, "killed") == [0] and len(project.jobs("rule_train_lora_wildcards_killed")) == 1
 
     adapter = (project.directory / adapter_of("killed")).read_bytes()
     (project.directory / adapter_of("killed")).unlink()
     project.run(adapter_of("killed"))
-    assert "takes over the finished training in" in project.read(log) and "of 40 steps" not in project.read(log)
+    assert "takes over the finished training in" in project.read(log) and "of 400 steps" not in project.read(log)
     assert (project.directory / adapter_of("killed")).read_bytes() == adapter and attempts(project, "killed") == [0]
 
 
