@@ -91,8 +91,10 @@ def hold(lock, say):
             say(f"takes over from a process{job} that is gone")
             break
     lock = lock.absolute()  # NeMo changes the working directory for moments
-    threading.Thread(target=keep, args=(lock, me), daemon=True).start()
-    atexit.register(give_back, lock, me)
+    over = threading.Event()
+    heart = threading.Thread(target=keep, args=(lock, me, over), daemon=True)
+    heart.start()
+    atexit.register(give_back, lock, me, over, heart)
 
 
 def is_mine(lock, me):
@@ -100,11 +102,10 @@ def is_mine(lock, me):
     return bool(content) and {**json.loads(content), "beat": 0} == {**me, "beat": 0}
 
 
-def keep(lock, me):
+def keep(lock, me, over):
     """Shows each BEAT seconds that this process is alive; ends it where another has taken the lock."""
     beat = 0
-    while True:
-        time.sleep(BEAT)
+    while not over.wait(BEAT):
         try:
             if not is_mine(lock, me):
                 print(f"{lock}: another process has taken over; this one ends.", file=sys.stderr, flush=True)
@@ -116,6 +117,8 @@ def keep(lock, me):
             print(f"{lock}: {error}", file=sys.stderr, flush=True)
 
 
-def give_back(lock, me):
+def give_back(lock, me, over, heart):
+    over.set()
+    heart.join(BEAT)  # a beat that finds the lock gone would end this process as if it had failed
     if is_mine(lock, me):
         lock.unlink()
