@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common.files import read_json, replacing, write_json
+from common.files import replacing, write_json
 from model_formats.lora import by_module, peft_config
 from model_formats.manifest import snapshot_files
 from model_formats.snapshot import Snapshot
@@ -36,9 +36,9 @@ def main():
     parser.add_argument("--output-dir", required=True, type=Path)
     args = parser.parse_args()
 
-    if not (args.snapshot / "manifest.json").exists():
+    snapshot = Snapshot(args.snapshot)
+    if not (manifest := snapshot.manifest()):
         sys.exit(f"{args.snapshot}: holds no manifest.json, as download_model writes it.")
-    snapshot, manifest = Snapshot(args.snapshot), read_json(args.snapshot / "manifest.json")
     base, revision = manifest["source"], manifest["revision"]
     if revision is None:  # not from the Hub
         base = str(args.snapshot)

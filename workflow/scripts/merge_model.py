@@ -9,21 +9,17 @@ import argparse
 import os
 import shutil
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 for library in ("OPENBLAS", "MKL", "OMP"):  # each of the threads here multiplies by itself: numpy's would spin
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
 import numpy as np
-from common.progress import Progress
-from model_formats.directory import replacing_directory
+from model_formats.directory import replacing_directory, write_in_threads
 from model_formats.manifest import belongs, snapshot_files
 from model_formats.peft_adapter import DTYPES, PeftAdapter, to_fp32
 from model_formats.snapshot import Snapshot, read_header
 
-THREADS = 4
 BLOCK = 1 << 18  # bytes of the snapshot; its values in fp32 stay in a core's cache, and malloc has them at hand
 LARGEST = {"BF16": 2.0**128 - 2.0**120, "F16": 65504.0, "F32": float(np.finfo(np.float32).max)}
 
@@ -77,25 +73,11 @@ def merge(snapshot, adapter, directory):
         with open(file, "rb") as source, open(directory / file.name, "wb") as shard:
             shard.write(source.read(min(tensor.offset for tensor in tensors)))  # the header is the same
             shard.truncate(file.stat().st_size)
-    total, done, lock = sum(tensor.size for tensor, _ in jobs), 0, threading.Lock()
-    progress = Progress("merge_model", total, "B")
 
-    def advance(size):
-        nonlocal done
-        with lock:
-            done += size
-            progress.to(done)
-
-    def run(job):
-        tensor, shard = job
+    def write_merged(tensor, shard, advance):
         write(tensor, shard, adapter.matrices(tensor.name.removesuffix(".weight")), advance)
 
-    threads = ThreadPoolExecutor(THREADS)
-    try:
-        list(threads.map(run, jobs))
-    finally:
-        threads.shutdown(cancel_futures=True)
-        progress.close()
+    write_in_threads(write_merged, jobs, sum(tensor.size for tensor, _ in jobs), "merge_model")
 
 
 def is_merged_model(output, snapshot):

@@ -4,8 +4,7 @@
 
 Writes one JSON line an item, in the test set's order: pmid, input, pred (greedy text), label (the item's answer) and
 logprob, the log-probability of each of yes, no and maybe, all its tokens, after the prompt.
-Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.03 image),
-2.0.0rc0 and 2.2.1.
+Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.03 image), 2.0.0rc0 and 2.2.1.
 """
 
 import json

@@ -2,8 +2,7 @@
 
     torchrun --standalone --nproc-per-node 4 train_lora.py --accelerator gpu --base … --train … --val … --settings …
 
-Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.03 image),
-2.0.0rc0 and 2.2.1.
+Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.03 image), 2.0.0rc0 and 2.2.1.
 """
 
 import io
@@ -157,10 +156,8 @@ def main():
         adapter, facts = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
         if first:
             publish(adapter, training.adapter)
-            settings, facts = (
-                args.settings | {"seed": args.seed},
-                facts | {"loss": training.loss, "code": digest(__file__)},
-            )
+            facts |= {"loss": training.loss, "code": digest(__file__)}
+            settings = args.settings | {"seed": args.seed}
             record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
         end_distributed()
     if first:

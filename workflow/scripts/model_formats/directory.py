@@ -1,13 +1,17 @@
-"""A model's directory that is written whole or not at all."""
+"""A model's directory that is written whole or not at all, by several threads."""
 
 import contextlib
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from common.files import refuse_full_disk
 from common.lock import hold
-from common.progress import say
+from common.progress import Progress, say
+
+THREADS = 4  # a single one leaves a parallel file system idle, and the disk while it reads
 
 
 @contextlib.contextmanager
@@ -34,3 +38,25 @@ def replacing_directory(output, size, step):
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def write_in_threads(write, jobs, size, step):
+    """Calls write(*job, advance) for each job, several at a time, and shows how much of `size` bytes is written.
+
+    advance(bytes) is to be called as they are.
+    """
+    done, lock = 0, threading.Lock()
+    progress = Progress(step, size, "B")
+
+    def advance(written):
+        nonlocal done
+        with lock:
+            done += written
+            progress.to(done)
+
+    threads = ThreadPoolExecutor(THREADS)
+    try:
+        list(threads.map(lambda job: write(*job, advance), jobs))
+    finally:
+        threads.shutdown(cancel_futures=True)
+        progress.close()

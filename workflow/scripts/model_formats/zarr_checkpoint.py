@@ -6,15 +6,11 @@ Formats: megatron.core.dist_checkpointing.strategies.zarr, and https://zarr-spec
 import json
 import os
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
-from common.progress import Progress
+from model_formats.directory import write_in_threads
 
-THREADS = 4  # a single one leaves a parallel file system idle, and the disk while it reads
 BLOCK = 1 << 22  # bytes
 ZARR_DTYPE = {"BF16": "bfloat16", "F16": "<f2", "F32": "<f4"}
 EXPONENT = {"BF16": np.uint16(0x7F80), "F16": np.uint16(0x7C00), "F32": np.uint32(0x7F800000)}  # all set: inf or NaN
@@ -101,18 +97,4 @@ def write_checkpoint(snapshot, directory):
         for layer in range(layers):
             torch.save(None, directory / f"{module}._extra_state/shard_{layer}_{layers}.pt")
 
-    total, done, lock = sum(tensor.size for tensors, _ in copies for tensor in tensors), 0, threading.Lock()
-    progress = Progress("convert_model", total, "B")
-
-    def advance(size):
-        nonlocal done
-        with lock:
-            done += size
-            progress.to(done)
-
-    threads = ThreadPoolExecutor(THREADS)
-    try:
-        list(threads.map(partial(copy, advance=advance), *zip(*copies)))
-    finally:
-        threads.shutdown(cancel_futures=True)
-        progress.close()
+    write_in_threads(copy, copies, sum(tensor.size for tensors, _ in copies for tensor in tensors), "convert_model")

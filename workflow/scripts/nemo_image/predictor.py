@@ -79,7 +79,8 @@ class Predictor:
 
     def read_prompts(self, prompts):
         """prompts: lists of token ids. What follows them, in their order."""
-        self.graph, lengths = None, [len(prompt) for prompt in prompts]
+        self.positions = self.graph = None
+        lengths = [len(prompt) for prompt in prompts]
         self.own, self.batch = torch.arange(max(lengths) + self.room).cuda(), len(prompts)
         self.angles = self.gpt.rotary_pos_emb.forward(len(self.own))
         rows, found = pack(lengths, ROW, None), []
@@ -87,9 +88,7 @@ class Predictor:
             # each prompt's last token is the one after which something is to be predicted
             self.row = Row([([*prompts[index], 0], [0] * (lengths[index] - 1) + [1]) for index in members]).to_device()
             self.row.first = not found
-            numbers = (
-                torch.tensor(members).repeat_interleave(torch.tensor([lengths[index] for index in members])).cuda()
-            )
+            numbers = torch.tensor([index for index in members for _ in prompts[index]]).cuda()
             self.row.places_in_cache = self.row.positions[: len(numbers)], numbers
             found.append(self.logprobs(self.row.tokens[None]))
         self.row = None
@@ -129,7 +128,6 @@ class Predictor:
         """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability})."""
         eos = self.model.tokenizer.eos_id
         self.lengths = torch.tensor([len(prompt) for prompt in prompts]).cuda()
-        self.positions = None
         logprobs = self.read_prompts(prompts)
         scores = logprobs[:, [ids[0] for ids in self.labels.values()]]
         for number, ids in enumerate(self.labels.values()):
