@@ -120,10 +120,17 @@ def test_losses_of_an_older_version_are_named(chain, tmp_path, visit):
     steps = read_json(provenance)
     assert steps["train_lora"].pop("loss") == "mean over items"
     write_json(provenance, steps)
+    provenance = tmp_path / "runs/tutorial/fold0/seed0/provenance.json"  # finished before, and adopted by this version
+    steps = read_json(provenance)
+    steps["train_lora"]["loss"] = None
+    write_json(provenance, steps)
     page = visit(write_report(chain, tmp_path / "report.html", tmp_path / "runs"))
     told = page.locator("section[aria-labelledby=learning]").text_content()
     told = " ".join(told.split())
-    assert "each counted once." in told and "Not so with lora, fold 0, seed 0, trained by an older version" in told
+    assert (
+        "each counted once." in told
+        and "Not so with tutorial, fold 0, seed 0, lora, fold 0, seed 0, trained by an older version" in told
+    )
 
 
 def test_what_models_write_is_text(chain, tmp_path, visit):

@@ -172,9 +172,7 @@ def main():
         "errors": [errors(of_run[0], items[of_run[0].metrics["dataset"]]) for of_run in runs.values()],
         "prompt": next(iter(models[0].predictions().values())),
         "runs": list(runs),
-        "older_losses": [
-            m.name for m in models if "train_lora" in m.provenance and "loss" not in m.provenance["train_lora"]
-        ],
+        "older_losses": [m.name for m in models if m.provenance.get("train_lora", {"loss": ""}).get("loss") is None],
         "settings": settings(runs),
         "costs": list(costs(runs)),
         "provenance": provenance(models),
