@@ -287,11 +287,12 @@ def test_failure_is_told_in_one_sentence(project, chain, start):
     """Here of a job that was cancelled, after its last attempt."""
     last = project.last_job()
     process = start(adapter_of("killed"), "--forcerun", "train_lora", "--retries", "0")
-    wait_until(training_processes, 60, "a training")
-    subprocess.run(["runuser", "-u", USER, "--", "scancel", str(project.last_job())], check=True)
+    # SLURM's records may come after the ranks: without the wait, the last job of the records is another test's
+    wait_until(lambda: project.jobs(after=last) and training_processes(), 60, "a training")
+    number = str(project.last_job())
+    subprocess.run(["runuser", "-u", USER, "--", "scancel", number], check=True)
     code, said = finish(process, 120)
-    (job,) = project.jobs(after=last)
-    number = job["JobIDRaw"]
+    assert [job["JobIDRaw"] for job in project.jobs(after=last)] == [number]
     slurm_log = f"{project.directory}/logs/slurm/rule_train_lora/killed_0_0/{number}.log"
     name, log = "train_lora (run=killed, fold=0, seed=0)", "logs/train_lora/killed/fold0-seed0.log"
     ended = rf"SLURM job {number} ended as CANCELLED[^.]*\. See {slurm_log} and then {log}\."
