@@ -41,6 +41,15 @@ def test_part(place, mapped, tmp_path):
     assert np.array_equal(Mapped(array, tmp_path)[place].read().result(), numbers[place])
 
 
+@pytest.mark.parametrize("content", [None, b"short"])
+def test_chunk_that_is_not_whole(content, tmp_path):
+    """Zarr would read zeros in place of a missing one."""
+    array, _ = write(tmp_path)
+    (tmp_path / "1.0.0").unlink() if content is None else (tmp_path / "1.0.0").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"1\.0\.0: a part of the model is missing"):
+        Mapped(array, tmp_path)[1, slice(0, 3), slice(0, 8)]
+
+
 def test_compressed_array(tmp_path):
     array, numbers = write(tmp_path, {"id": "zlib", "level": 1})
     part = Mapped(array, tmp_path)[1, slice(0, 3), slice(0, 8)]

@@ -1,5 +1,6 @@
 """The conversion of a snapshot to NeMo's format."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -9,6 +10,7 @@ import tarfile
 
 import pytest
 import torch
+from common.base_files import damage, refuse_damaged
 from common.files import read_json
 from helpers import KILLED, ROOT, SCRIPTS, change_weights, environment, run_script, torchrun
 from model_formats.snapshot import Snapshot
@@ -147,6 +149,19 @@ def test_names_a_missing_file(snapshot, tmp_path):
     check_refusal(snapshot, tmp_path, "is a *.safetensors file missing?")
 
 
+def test_tensor_that_is_there_twice(snapshot, tmp_path):
+    """In a file that the index does not name it is not read; where there is no index, nobody can say which is right."""
+    convert(snapshot, tmp_path / "expected")
+    (tmp_path / "stray").mkdir()
+    stray = shutil.copyfile(snapshot / SHARD, tmp_path / "stray/model-00009-of-00009.safetensors")
+    change_weights(stray.parent, lambda name, tensor: -tensor)
+    shutil.move(stray, snapshot)
+    convert(snapshot, tmp_path / "base")
+    assert contents(tmp_path / "base") == contents(tmp_path / "expected")
+    (snapshot / "model.safetensors.index.json").unlink()
+    check_refusal(snapshot, tmp_path, f"is in {SHARD} and in {stray.name}. Remove the one that is not the model's")
+
+
 def test_names_a_truncated_file(snapshot, tmp_path):
     (snapshot / SHARD).write_bytes((snapshot / SHARD).read_bytes()[:-100])
     check_refusal(snapshot, tmp_path, f"{snapshot / SHARD}: not a whole safetensors file")
@@ -171,6 +186,45 @@ def test_disk_that_is_too_small(snapshot, tmp_path):
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + vocabulary * 256)
     check_refusal(snapshot, tmp_path, "GB of disk, ", "Make room")
+
+
+def test_manifest_of_the_base(snapshot, tmp_path):
+    """Each file with its size and sha256, besides the two that are written after it."""
+    convert(snapshot, tmp_path / "base")
+    files = read_json(tmp_path / "base/manifest.json")["files"]
+    written = contents(tmp_path / "base")
+    expected = {
+        str(file): {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for file, content in written.items()
+        if str(file) not in ("manifest.json", "model_config.yaml")
+    }
+    assert files == expected and "tokenizer.model" in files
+    assert not damage(tmp_path / "base", contents=True)
+
+
+CHUNK = "model_weights/model.decoder.layers.mlp.linear_fc1.weight/1.0.0"
+
+
+@pytest.mark.parametrize("name", [CHUNK, "tokenizer.model", "model_weights/common.pt"])
+def test_damaged_base(snapshot, tmp_path, name):
+    base = tmp_path / "base"
+    convert(snapshot, base)
+    file = base / name
+    content = file.read_bytes()
+    remedy = f"remove {base}/model_config.yaml and run Snakemake again; finished trainings are kept."
+    for change, problem in (
+        (bytes([content[0] ^ 1]) + content[1:], "has other bytes than convert_model wrote"),
+        (content[:-1], f"has {len(content) - 1} bytes instead of {len(content)}"),
+        (None, "is missing"),
+    ):
+        file.unlink() if change is None else file.write_bytes(change)
+        with pytest.raises(SystemExit) as refusal:
+            refuse_damaged(base, contents=True)
+        assert str(refusal.value) == f"{file} {problem}. Convert the model again: {remedy}"
+        if change != content and change and len(change) == len(content):
+            refuse_damaged(base)  # sizes alone take no time
+    done = run_script("pack_model.py", "--base-dir", base, "--output", tmp_path / "base.nemo", check=False)
+    assert done.returncode == 1 and "is missing" in done.stderr and not (tmp_path / "base.nemo").exists()
 
 
 def test_kill_at_any_moment_leaves_no_result_or_a_whole_one(snapshot, tmp_path):

@@ -1,5 +1,6 @@
 """The download of a model by the real huggingface_hub from a local server."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,38 @@ def test_says_what_to_do(tmp_path, served, asked, variables, words):
         done = run_script(*command(tmp_path / "out", **asked), check=False, HF_ENDPOINT=endpoint, **variables)
     assert is_refused(done, tmp_path / "out", words)
     assert "size" not in served or not any("/resolve/" in request for request in seen)
+
+
+OLD = {"config.json": b"{}", "tokenizer.model": b"spm", "pytorch_model.bin": b"\x01" * 5000}
+
+
+def test_weights_in_another_format_are_not_fetched(tmp_path):
+    with serve_hub("org/model", COMMIT, OLD) as (endpoint, seen):
+        done = run_script(*command(tmp_path / "out"), check=False, HF_ENDPOINT=endpoint)
+    words = "org/model: has no weights as model*.safetensors, only pytorch_model.bin. Take a repository or revision"
+    assert is_refused(done, tmp_path / "out", words) and not any("/resolve/" in request for request in seen)
+
+
+def test_local_weights_in_another_format(tmp_path):
+    for name, content in OLD.items():
+        (tmp_path / name).write_bytes(content)
+    arguments = ("download_model.py", "--snapshot", tmp_path, "--output-dir", tmp_path / "out")
+    words = f"{tmp_path}: has no weights as model*.safetensors, only pytorch_model.bin."
+    assert is_refused(run_script(*arguments, check=False), tmp_path / "out", words)
+    (tmp_path / "pytorch_model.bin").unlink()
+    assert "as model*.safetensors, none. Take" in run_script(*arguments, check=False).stderr
+
+
+def test_only_files_of_the_index_are_linked(tmp_path, tiny_mistral):
+    snapshot = shutil.copytree(tiny_mistral, tmp_path / "snapshot")
+    names = {file.name for file in snapshot.iterdir()}
+    shutil.copyfile(snapshot / "model-00002-of-00003.safetensors", snapshot / "model-00009-of-00009.safetensors")
+    for _ in range(2):
+        run_script("download_model.py", "--snapshot", snapshot, "--output-dir", tmp_path / "out")
+        assert {file.name for file in (tmp_path / "out").iterdir()} == names | {"manifest.json"}
+    (snapshot / "model.safetensors.index.json").write_text("{}")
+    done = run_script("download_model.py", "--snapshot", snapshot, "--output-dir", tmp_path / "out", check=False)
+    assert is_refused(done, tmp_path / "new", f"{snapshot}/model.safetensors.index.json: no index of weights.")
 
 
 def test_hub_that_is_not_there(tmp_path):

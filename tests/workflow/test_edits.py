@@ -52,6 +52,7 @@ RERUNS = {
     "rules/verify.smk": NOTHING,
     "schemas/config.schema.yaml": NOTHING,
     "scripts/choose_run.py": {"choose_run"},
+    "scripts/common/base_files.py": {"pack_model", "predict", "verify_model"},
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,

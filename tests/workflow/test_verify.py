@@ -98,6 +98,26 @@ def test_rule_and_packed_model(chain, tmp_path):
     assert done.returncode == 0 and largest_difference(tmp_path / "table.tsv") < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("rule", "target"),
+    [
+        ("train_lora", "results/runs/lora/fold0/seed0/adapter.nemo"),
+        ("predict", "results/runs/base-tp2/fold0/seed0/predictions.jsonl"),
+        ("verify_model", "results/base/tiny.verification.tsv"),
+    ],
+)
+def test_purged_chunk(chain, tmp_path, rule, target):
+    """A disk for scratch lost a file of the converted model: each step says so before it reads the model."""
+    project = shutil.copytree(chain, tmp_path / "project", symlinks=True)
+    chunk = "results/base/tiny/model_weights/model.decoder.layers.mlp.linear_fc1.weight/1.0.0"
+    (project / chunk).unlink()
+    shutil.rmtree(project / "results/runs/lora/fold0/seed0/training")  # it would be taken over
+    done = snakemake(project, target, "--configfile", "chain.yaml", "--allowed-rules", rule, "--forcerun", rule)
+    assert done.returncode == 1 and not (project / target).exists()
+    log = next((project / "logs" / rule).rglob("*.log" if rule == "verify_model" else f"{target.split('/')[2]}/*.log"))
+    assert f"{chunk} is missing. Convert the model again: remove results/base/tiny/model_config.yaml" in log.read_text()
+
+
 def test_another_model_fails(tmp_path, tiny_mistral):
     """By a sliding window that is one word longer."""
     base, window = tmp_path / "base", read_json(tiny_mistral / "config.json")["sliding_window"]

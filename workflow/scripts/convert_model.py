@@ -4,6 +4,7 @@ What is written, with megatron-core's names:
   model_weights/      a megatron-core distributed checkpoint in zarr, the one format that every NeMo generation with
                       these model classes reads. Tensors keep the snapshot's dtype; a few blocks are in memory at once.
   tokenizer.model     a sentencepiece tokenizer, or tokenizer/, the files of a Hugging Face one
+  manifest.json       the size and sha256 of each of these files
   model_config.yaml   where it stands, the rest is whole
 Beside the directory, {name}.provenance.json: the code's checksum, and the snapshot's files by their sha256.
 """
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from common.base_files import write_manifest
 from common.code import digest
 from common.files import sha256, write_json
 from model_formats.directory import replacing_directory
@@ -88,8 +90,9 @@ def main():
         sys.exit(f"{args.snapshot}: {problem}.")
     size = sum(tensor.size for tensor in snapshot.tensors.values())
     with replacing_directory(output, size, "convert_model") as new:
-        write_checkpoint(snapshot, new / "model_weights")
+        written = write_checkpoint(snapshot, new / "model_weights")
         config = model_config(snapshot, copy_tokenizer(snapshot, new))
+        write_manifest(new, written)
         (new / "model_config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         provenance = {"code": digest(__file__), "snapshot": snapshot.checksums()}
         write_json(output.with_name(f"{output.name}.provenance.json"), provenance, indent=1)

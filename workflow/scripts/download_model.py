@@ -22,7 +22,7 @@ from common.progress import Progress
 from huggingface_hub import HfApi, configure_http_backend, errors, hf_hub_download, snapshot_download
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.utils import disable_progress_bars, logging
-from model_formats.manifest import belongs, remove_snapshot, snapshot_files, write_manifest
+from model_formats.manifest import belongs, refuse_other_weights, remove_snapshot, snapshot_files, write_manifest
 from urllib3.util import Retry
 
 
@@ -38,6 +38,7 @@ def patient_session():
 def ask_hub(repo, revision):
     """The commit, and {name: (size, ETag)}: the sha256 of an LFS file, git's blob id of another."""
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=60)  # by itself it waits for ever
+    refuse_other_weights(repo, [file.rfilename for file in info.siblings])
     files = [file for file in info.siblings if belongs(file.rfilename)]
     return info.sha, {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
 
@@ -166,6 +167,7 @@ def from_directory(snapshot, directory):
         sys.exit(f"{snapshot} holds no config.json: `snapshot:` of the model must be a Hugging Face snapshot.")
     if snapshot.resolve() == directory.resolve():
         sys.exit(f"{snapshot} is where the workflow keeps its own files: move the snapshot to another directory.")
+    refuse_other_weights(snapshot, [file.name for file in snapshot.iterdir()])
     remove_snapshot(directory)
     for file in snapshot_files(snapshot):
         target = file.resolve()

@@ -4,6 +4,7 @@ import argparse
 import tarfile
 from pathlib import Path
 
+from common.base_files import refuse_damaged
 from common.files import replacing
 
 
@@ -12,6 +13,7 @@ def main():
     parser.add_argument("--base-dir", required=True, type=Path, help="directory written by convert_model.py")
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
+    refuse_damaged(args.base_dir)
     with replacing(args.output) as partial, tarfile.open(partial, "w") as tar:
         tar.add(args.base_dir, arcname=".")
     print(f"{args.output}: {args.output.stat().st_size / 1e9:.2f} GB")

@@ -4,6 +4,7 @@
 
 --base is a directory of convert_model.py or a file of pack_model.py. Each process is a tensor-parallel rank of NeMo's
 model; Hugging Face's runs on the CPU, with 4 bytes of memory a weight.
+Exits where a file of the base has other bytes than convert_model.py wrote.
 Writes a table of each prompt's likeliest next words with both logits, and the largest difference over all words and
 positions. Exits where it is above TOLERANCE of the largest logit, or where the tokenizers differ.
 Needs only NeMo and what NeMo needs.
@@ -13,6 +14,7 @@ import os
 import sys
 from pathlib import Path
 
+from common.base_files import refuse_damaged
 from common.files import replacing
 from nemo_image.loading import restore
 from nemo_image.setup import arguments, describe_machine, end_distributed, prepare_nemo
@@ -110,6 +112,8 @@ def main():
     ranks = int(os.environ["WORLD_SIZE"])
     settings = {"devices": ranks, "tensor_model_parallel_size": ranks, "precision": 32}
     describe_machine("verify_model", args.accelerator, settings)
+    if os.environ["RANK"] == "0":
+        refuse_damaged(args.base, contents=True)
     prepare_nemo(args.accelerator, args.base)
     expected = hugging_face_logits(args.snapshot) if os.environ["RANK"] == "0" else None
     model = load_nemo(str(args.base), args.accelerator, ranks)

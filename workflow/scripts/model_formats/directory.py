@@ -41,7 +41,7 @@ def replacing_directory(output, size, step):
 
 
 def write_in_threads(write, jobs, size, step):
-    """Calls write(*job, advance) for each job, several at a time, and shows how much of `size` bytes is written.
+    """[write(*job, advance) for each job], several at a time; shows how much of `size` bytes is written.
 
     advance(bytes) is to be called as they are.
     """
@@ -56,7 +56,7 @@ def write_in_threads(write, jobs, size, step):
 
     threads = ThreadPoolExecutor(THREADS)
     try:
-        list(threads.map(lambda job: write(*job, advance), jobs))
+        return list(threads.map(lambda job: write(*job, advance), jobs))
     finally:
         threads.shutdown(cancel_futures=True)
         progress.close()

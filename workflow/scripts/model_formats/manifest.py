@@ -4,11 +4,14 @@ manifest.json is written last, {"source", "revision", "files": {name: {"size", "
 of it is whole.
 """
 
+import json
+import sys
 from fnmatch import fnmatch
 
 # Not "*.safetensors": some repositories hold the same weights a second time as consolidated.safetensors.
 PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 PATTERNS += ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
+INDEX = "model.safetensors.index.json"
 
 
 def belongs(name):
@@ -17,14 +20,35 @@ def belongs(name):
 
 
 def snapshot_files(directory):
-    """The files of a directory that belong to a snapshot, sorted."""
-    return sorted(file for file in directory.iterdir() if belongs(file.name))
+    """The files of a directory that belong to a snapshot, sorted; of its weights those that the index names."""
+    named = indexed_files(directory)
+    files = sorted(file for file in directory.iterdir() if belongs(file.name))
+    return [file for file in files if file.suffix != ".safetensors" or named is None or file.name in named]
+
+
+def indexed_files(directory):
+    """The names of the files with weights in model.safetensors.index.json; None where a snapshot has no such file."""
+    if not (directory / INDEX).exists():
+        return None
+    try:
+        return set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sys.exit(f"{directory / INDEX}: no index of weights. Fetch it again.")
+
+
+def refuse_other_weights(source, names):
+    """Exits where a model's files, by their names, hold no weights in safetensors."""
+    if not any(name.endswith(".safetensors") and belongs(name) for name in names):
+        others = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors")))
+        found = f"only {', '.join(others[:3])}{', …' if others[3:] else ''}" if others else "none"
+        sys.exit(f"{source}: has no weights as model*.safetensors, {found}. Take a repository or revision that has.")
 
 
 def remove_snapshot(directory):
     """Removes another model's files under the same name; of a local snapshot they are links, never written through."""
-    for file in snapshot_files(directory):
-        file.unlink()
+    for file in directory.iterdir():
+        if belongs(file.name):
+            file.unlink()
 
 
 def write_manifest(directory, source, revision, known_sha256=None):

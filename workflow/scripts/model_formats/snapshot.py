@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.files import read_json
+from model_formats.manifest import indexed_files, snapshot_files
 from safetensors import SafetensorError, safe_open
 
 ARCHITECTURES = ("MistralForCausalLM", "LlamaForCausalLM")
@@ -64,8 +65,9 @@ class Snapshot:
         if rope := c.get("rope_parameters"):  # where transformers 5 keeps both
             self.rope_scaling, self.rope_theta = rope, rope["rope_theta"]
         self.rope_type = self.rope_scaling.get("rope_type") or self.rope_scaling.get("type") or "default"
-        files = sorted(self.directory.glob("model*.safetensors"))
-        self.tensors = {tensor.name: tensor for file in files for tensor in read_header(file)}
+        files = [file for file in snapshot_files(self.directory) if file.suffix == ".safetensors"]
+        self.found = [tensor for file in files for tensor in read_header(file)]
+        self.tensors = {tensor.name: tensor for tensor in self.found}
 
     @property
     def layers(self):
@@ -125,9 +127,16 @@ class Snapshot:
 
     def missing_file(self):
         """A file with weights that the index names and that is not there, or None."""
-        index = self.directory / "model.safetensors.index.json"
-        files = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else []
+        files = sorted(indexed_files(self.directory) or [])
         return next((file for file in files if not (self.directory / file).exists()), None)
+
+    def doubled_tensor(self):
+        """Two tensors of one name, or None."""
+        first = {}
+        for tensor in self.found:
+            if (other := first.setdefault(tensor.name, tensor)) is not tensor:
+                return other, tensor
+        return None
 
     def problem(self):
         """Why this snapshot can't be converted, or None."""
@@ -146,6 +155,9 @@ class Snapshot:
             return f"config.json: hidden_act is {c['hidden_act']}; only silu can be converted"
         if file := self.missing_file():
             return f"{file} is missing. Fetch it again"
+        if doubled := self.doubled_tensor():
+            one, other = doubled
+            return f"{one.name} is in {one.file.name} and in {other.file.name}. Remove the one that is not the model's"
         expected = self.expected_shapes()
         # A tied model's lm_head, where a snapshot has one, is the embedding again.
         unknown = [name for name in self.tensors if name not in expected and name != "lm_head.weight"]

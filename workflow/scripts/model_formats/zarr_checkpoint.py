@@ -3,6 +3,7 @@
 Formats: megatron.core.dist_checkpointing.strategies.zarr, and https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -51,10 +52,10 @@ def chunks(snapshot):
 def copy(tensors, path, advance):
     """Writes tensors, one after the other, to a new file on the disk; advance(bytes) is called as they are written.
 
-    Exits where a value is no finite number.
+    Returns the file's sha256. Exits where a value is no finite number.
     """
-    block = bytearray(BLOCK)
-    with open(path, "wb", buffering=0) as file:
+    block, digest = bytearray(BLOCK), hashlib.sha256()
+    with open(path, "wb") as file:
         for tensor in tensors:
             exponent = EXPONENT[tensor.dtype]
             with open(tensor.file, "rb", buffering=0) as source:
@@ -66,12 +67,18 @@ def copy(tensors, path, advance):
                     if (np.frombuffer(part, exponent.dtype) & exponent == exponent).any():
                         sys.exit(f"{tensor.file}: {tensor.name} holds NaN or infinity: these weights are broken.")
                     file.write(part)
+                    digest.update(part)
                     advance(len(part))
+        file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def write_checkpoint(snapshot, directory):
-    """Writes the checkpoint to a new directory, uncompressed, in the chunks that NeMo itself writes."""
+    """Writes the checkpoint to a new directory, uncompressed, in the chunks that NeMo itself writes.
+
+    Returns {file: sha256} of the chunks.
+    """
     directory.mkdir(parents=True)
     backends = {"sharded_backend": "zarr", "sharded_backend_version": 1}
     backends |= {"common_backend": "torch", "common_backend_version": 1}
@@ -97,4 +104,5 @@ def write_checkpoint(snapshot, directory):
         for layer in range(layers):
             torch.save(None, directory / f"{module}._extra_state/shard_{layer}_{layers}.pt")
 
-    write_in_threads(copy, copies, sum(tensor.size for tensors, _ in copies for tensor in tensors), "convert_model")
+    size = sum(tensor.size for tensors, _ in copies for tensor in tensors)
+    return dict(zip((path for _, path in copies), write_in_threads(copy, copies, size, "convert_model")))

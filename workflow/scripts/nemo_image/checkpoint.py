@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -29,7 +30,8 @@ def read_ahead(base):
 def map_part(directory, place):
     """The array's part at `place`, an index or a slice for each axis, as the file in the page cache has it.
 
-    None where that is not how it is stored: compressed, or in several chunks.
+    None where that is not how it is stored: compressed, or in several chunks. Exits where the chunk is missing, which
+    zarr reads as zeros, or not whole.
     """
     import numpy as np
 
@@ -45,9 +47,10 @@ def map_part(directory, place):
         start -= chunk[-1] * size
         part.append(slice(start, start + at.stop - at.start) if isinstance(at, slice) else start)
     file = directory / header.get("dimension_separator", ".").join(map(str, chunk))
-    whole = tuple(header["chunks"])
-    # c: to be written to, as PyTorch asks, but not to the file
-    return np.memmap(file, header["dtype"], "c", shape=whole)[tuple(part)] if file.exists() else None
+    try:  # c: to be written to, as PyTorch asks, but not to the file
+        return np.memmap(file, header["dtype"], "c", shape=tuple(header["chunks"]))[tuple(part)]
+    except (OSError, ValueError) as error:  # missing; shorter than its shape
+        sys.exit(f"{file}: a part of the model is missing ({error}). Convert the model again.")
 
 
 class Mapped:

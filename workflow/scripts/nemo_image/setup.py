@@ -12,6 +12,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.base_files import refuse_damaged
 from common.progress import say
 from common.provenance import versions
 from nemo_image import checkpoint, lazy_imports
@@ -68,6 +69,7 @@ def arguments(description):
 def prepare_nemo(accelerator, base=None):
     """Imports NeMo, and supplies what it misses on this machine. Before any other import of nemo or megatron."""
     if base and os.environ["RANK"] == "0":
+        refuse_damaged(base)
         checkpoint.read_ahead(base)
     if sys.platform == "linux":
         # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun

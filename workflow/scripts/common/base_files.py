@@ -1,0 +1,39 @@
+"""Is a converted base as it was written? Zarr reads a chunk that is missing as zeros, and scratch disks are purged.
+
+manifest.json in the base, {"files": {name: {"size", "sha256"}}}, is written after all but model_config.yaml. A .nemo
+file and a base of an older version have none. Standard library only.
+"""
+
+import sys
+
+from common.files import read_json, sha256, write_json
+
+
+def write_manifest(base, known_sha256):
+    """Describes all files of a base. known_sha256: {path: sha256} of those that need not be read for it."""
+    files = {}
+    for file in sorted(path for path in base.rglob("*") if path.is_file()):
+        digest = known_sha256.get(file) or sha256(file)
+        files[file.relative_to(base).as_posix()] = {"size": file.stat().st_size, "sha256": digest}
+    write_json(base / "manifest.json", {"files": files}, indent=1)
+
+
+def damage(base, contents):
+    """What is not as it was written, in words, or None. contents: are the files' bytes read, too?"""
+    manifest = base / "manifest.json"
+    files = read_json(manifest)["files"] if manifest.is_file() else {}
+    for name, file in files.items():
+        path = base / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if (size := path.stat().st_size) != file["size"]:
+            return f"{path} has {size} bytes instead of {file['size']}"
+        if contents and sha256(path) != file["sha256"]:
+            return f"{path} has other bytes than convert_model wrote"
+    return None
+
+
+def refuse_damaged(base, contents=False):
+    if problem := damage(base, contents):
+        remedy = f"remove {base / 'model_config.yaml'} and run Snakemake again; finished trainings are kept"
+        sys.exit(f"{problem}. Convert the model again: {remedy}.")
