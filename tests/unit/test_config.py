@@ -61,6 +61,30 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "runs: {lora: {train: {nemo: [model.optim.lrr=1]}}}": (
         "runs.lora.train.nemo: train_lora.yaml has no model.optim.lrr; to add it, write +model.optim.lrr=1"
     ),
+    **{
+        f"runs: {{lora: {{train: {{nemo: ['{override}']}}}}}}": f"runs.lora.train.nemo: {words}"
+        for override, words in {
+            "model.optim.lr=1": "model.optim.lr is set by the run's lr: write lr: instead",
+            "+trainer.max_steps=5": "trainer.max_steps is set by the run's max_steps: write max_steps: instead",
+            "settings.lr=1": "settings.lr stays as it is: these are the run's own keys; set them there",
+            "exp_manager.create_checkpoint_callback=false": (
+                "exp_manager.create_checkpoint_callback stays as it is: the adapter comes from its checkpoints"
+            ),
+            "model.data.validation_ds.micro_batch_size=2": (
+                "model.data.validation_ds.micro_batch_size is set by the run's micro_batch_size:"
+                " write micro_batch_size: instead"
+            ),
+            "model.seed=1": "model.seed stays as it is: the workflow sets it",
+            "model.data.train_ds.file_names=[x]": "model.data.train_ds.file_names stays as it is: the workflow sets it",
+            "model.data.train_ds.add_bos=true": (
+                "model.data.train_ds.add_bos stays as it is: prediction would go on without it"
+            ),
+            "trainer.num_nodes=2": "trainer.num_nodes stays as it is: a training runs on one node",
+            "+=5": "+=5: write key=value, as model.optim.weight_decay=0.1",
+            "+model.seed.x=5": "model.seed.x: train_lora.yaml has a value, no section, above it",
+            "model.optim.betas=[1": "model.optim.betas=[1: the value is no YAML; quote it",
+        }.items()
+    },
     "models: {x: org/x}": "models.x: 'org/x' is not of type 'object'",
     "models: []": "models: [] is not of type 'object'",
     "runs: {lora: {folds: al}}": "runs.lora.folds: 'al' does not match '^all$'",

@@ -28,6 +28,7 @@ RERUNS = {
     "planning/container.py": NOTHING,
     "planning/forced.py": NOTHING,
     "planning/machine.py": NOTHING,
+    "planning/nemo_keys.py": NOTHING,
     "planning/parameters.py": NOTHING,
     "planning/slurm.py": NOTHING,
     "planning/speed.py": NOTHING,

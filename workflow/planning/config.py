@@ -10,10 +10,8 @@ import yaml
 from jsonschema import Draft202012Validator as Validator
 
 from . import Problem
-
-
-def has(tree, path):
-    return not path or (isinstance(tree, dict) and path[0] in tree and has(tree[path[0]], path[1:]))
+from .nemo_keys import has
+from .nemo_keys import problem as problem_of_override
 
 
 class Checks:
@@ -89,11 +87,8 @@ class Checks:
             self.refuse([*path, "precision"], "with 16, NeMo trains without megatron_amp_O2 only: set that to false")
         if not (train := run.get("train")):
             return
-        for override in train["nemo"]:
-            key = override.split("=")[0]
-            if not key.startswith("+") and not has(nemo_keys, key.split(".")):
-                problem = f"train_lora.yaml has no {key}; to add it, write +{override}"
-                self.refuse([*path, "train", "nemo"], problem)
+        for problem in filter(None, (problem_of_override(override, nemo_keys) for override in train["nemo"])):
+            self.refuse([*path, "train", "nemo"], problem)
         if train["global_batch_size"] % (train["micro_batch_size"] * devices // tp):
             size = f"{train['global_batch_size']} is no multiple of micro_batch_size {train['micro_batch_size']}"
             self.refuse([*path, "train", "global_batch_size"], f"{size} on {devices // tp} copies of the model")
