@@ -60,7 +60,7 @@ def leaf(tree, path):
 
 
 def problem(override, values):
-    """Why an override, as "model.optim.weight_decay=0.1", can't stand under `nemo:`, or None. values: train_lora.yaml's."""
+    """Why an override, as "model.optim.weight_decay=0.1", can't be made, or None. values: train_lora.yaml's."""
     if not FORM.fullmatch(override):
         return f"{override}: write key=value, as model.optim.weight_decay=0.1"
     key, text = override.removeprefix("+").split("=", 1)
