@@ -1,5 +1,7 @@
 """Checks of the configuration, at once: a mistake ends the call before any job, in one sentence."""
 
+from itertools import pairwise
+
 import yaml
 from snakemake.utils import validate
 
@@ -18,14 +20,17 @@ def place(pattern):
 
 
 try:
-    checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None)
+    for file in FILES:
+        of_clone("planning.yaml_files").check(file)
+    given = {} if IS_MODULE else workflow.config_settings.config
+    checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
     for run in config["runs"].values():
         run["folds"] = list(range(10)) if run["folds"] == "all" else run["folds"]
     if not IS_MODULE:
-        for argument in sys.argv[1:]:  # Snakemake knows its targets only later
-            checks.check_target(argument, place("<results>/runs"))
+        for before, argument in pairwise(sys.argv):  # Snakemake knows its targets only later
+            checks.check_target(argument, place("<results>/runs"), before)
     checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
     used = [GPU_RULES[name] for name in GPU_RULES if MODIFIER.avail_rulename(name)]  # not all, of a module
     slurm.check_profile(workflow.resource_settings, used if config["accelerator"] == "gpu" else ())

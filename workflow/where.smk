@@ -52,3 +52,8 @@ if not IS_MODULE and not CONFIGFILE.exists():
     CONFIGFILE = WORKFLOW.parent / CONFIGFILE
     if workflow.is_main_process:
         print(f"There is no config/config.yaml here: {CONFIGFILE} is taken.", file=sys.stderr)
+if not IS_MODULE:  # before Snakemake reads it; a file of --configfile it has read already
+    try:
+        of_clone("planning.yaml_files").check(CONFIGFILE)
+    except of_clone("planning").Problem as problem:
+        refuse(problem)

@@ -12,6 +12,7 @@ from snakemake.utils import update_config, validate
 
 from workflow.planning import Problem
 from workflow.planning.config import Checks
+from workflow.planning.yaml_files import check as check_yaml
 
 SCHEMA = str(ROOT / "workflow/schemas/config.schema.yaml")
 NEMO_KEYS = yaml.safe_load((ROOT / "workflow/scripts/train_lora.yaml").read_text())
@@ -85,6 +86,24 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
             "model.optim.betas=[1": "model.optim.betas=[1: the value is no YAML; quote it",
         }.items()
     },
+    "runs: {lora: {devices: 1.0}}": "runs.lora.devices: 1.0 is not of type 'integer'",
+    "runs: {lora: {folds: [0.0]}}": "runs.lora.folds: 0.0 is not of type 'integer'",
+    "datasets: {x: {simulate: 1, sample: 24.0}}": "datasets.x.sample: 24.0 is not of type 'integer'",
+    "runs: {lora: {train: {lr: .nan}}}": "runs.lora.train.lr: nan is not of type 'number'",
+    "runs: {lora: {train: {adapter_dropout: .inf}}}": "runs.lora.train.adapter_dropout: inf is not of type 'number'",
+    "runs: {lora: {seeds: [4294967296]}}": "runs.lora.seeds: 4294967296 is greater than the maximum of 4294966061",
+    "runs: {lora: {tensor_model_parallel_size: 4, train: {adapter_dim: 6}}}": (
+        "runs.lora.train.adapter_dim: 6 is no multiple of tensor_model_parallel_size 4, which share it out"
+    ),
+    "runs: {lora: {max_seq_length: 64, predict: {tokens_to_generate: 63}}}": (
+        "runs.lora.predict.tokens_to_generate: 63 leaves no room for a prompt in max_seq_length 64"
+    ),
+    "{models: {x: {snapshot: nowhere}}, runs: {lora: {model: x}}}": (
+        "models.x.snapshot: nowhere: no Hugging Face snapshot is there, as it has no config.json"
+    ),
+    "{models: {x: {gguf: no.gguf}}, runs: {lora: {model: x}}}": (
+        "models.x.gguf: no.gguf: no such file, and no installed Python package"
+    ),
     "models: {x: org/x}": "models.x: 'org/x' is not of type 'object'",
     "models: []": "models: [] is not of type 'object'",
     "runs: {lora: {folds: al}}": "runs.lora.folds: 'al' does not match '^all$'",
@@ -196,11 +215,14 @@ def test_what_the_key_is_for_is_said(checked):
     assert said(checked, "accelerator: tpu").endswith("['gpu', 'cpu']. What training and prediction run on.")
 
 
-def test_what_is_right_passes(checked):
+def test_what_is_right_passes(checked, tmp_path):
+    write_json(tmp_path / "config.json", {})
     train = "{lr: 0.1, max_steps: 9, val_check_interval: 9, nemo: [+a.b=1]}"
     more = f"best: {{tensor_model_parallel_size: 4}}, new: {{model: mistral-7b, dataset: pubmedqa, train: {train}}}"
-    checks = checked(f"{{runs: {{{more}}}, models: {{mistral-7b: {{repo: null, revision: null, snapshot: here}}}}}}")
-    assert checks.config["models"]["mistral-7b"] == {"snapshot": "here"}
+    checks = checked(
+        f"{{runs: {{{more}}}, models: {{mistral-7b: {{repo: null, revision: null, snapshot: {tmp_path}}}}}}}"
+    )
+    assert checks.config["models"]["mistral-7b"] == {"snapshot": str(tmp_path)}
 
 
 def test_the_file_with_the_last_word_is_named(checked):
@@ -245,6 +267,7 @@ def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
         ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora, best, other, chosen"),
         ("lora/fold12/seed0/metrics.json", "fold12/seed0 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         ("lora/fold0/metrics.json", "fold0/metrics.json is none of fold0/seed0, fold0/seed1, …, fold9/…"),
+        ("lora/fold0/seed00/metrics.json", "fold0/seed00 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         (
             "other/fold0/seed0/metrics.json",
             "other is a candidate of chosen: only what is chosen gets answers to the test items",
@@ -260,3 +283,68 @@ def test_target_that_there_cannot_be(checked, target, words):
     for right in "other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json":
         checks.check_target(f"{directory}/{right}", directory)
     checks.check_target("results/accuracy.tsv", directory)
+
+
+def test_target_that_is_no_file_from_here(checked):
+    check, directory = checked("targets: [base]").check_target, "results/runs"
+    one = "results/runs/lora/fold0/seed0/metrics.json"
+    assert said(check, "lora", directory) == (
+        f"lora: is a run and no target. Put it under targets:, or ask for a file of it: {one}"
+    )
+    check("lora", directory, "--profile")
+    assert said(check, str(Path.cwd() / one), directory) == f"{Path.cwd() / one}: a target is a path from here: {one}"
+
+
+def test_the_command_line_has_the_last_word(checked):
+    checks = Checks({}, [], given={"targets": ["bse"]})
+    assert said(checks.refuse, ["targets"], "so") == "--config: targets: so"
+
+
+@pytest.mark.parametrize("content", ["{", "null", "[]", '{"num_attention_heads": "many"}', "\ufeff{}"])
+def test_model_whose_configuration_is_none(checked, tmp_path, content):
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    config = f"{{models: {{local: {{snapshot: {tmp_path}}}}}, runs: {{lora: {{model: local}}}}}}"
+    assert said(checked, config).startswith(f"mine.yaml: models.local: {file} is no model's configuration: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: 1\n\tb: 2\n", ", line 2: found a tab, which cannot start any token"),
+        (b"a: 1\n  b: 2\n", ", line 2: mapping values are not allowed here"),
+        (b"a: [1\n", ", line 2: expected ',' or ']', but got '<stream end>'"),
+        (b"a: *b\n", ", line 1: found undefined alias 'b'"),
+        (b"a: &b [1, *b]\n", ", line 1: holds itself, by an alias"),
+        (b"a: &b {c: *b}\n", ", line 1: holds itself, by an alias"),
+        ("a: 1\n".encode("utf-16"), ", line 1: is no text in UTF-8. Save the file in UTF-8"),
+        ("a: 1\nb: é\n".encode("latin-1"), ", line 2: is no text in UTF-8. Save the file in UTF-8"),
+        (b"a: 1\nb: \x01\n", ", line 2: holds the character 0x1, which YAML does not allow"),
+        (b"", ": has no keys at its top, such as `targets:`"),
+        (b"- a\n", ": has no keys at its top, such as `targets:`"),
+        (b"a\n", ": has no keys at its top, such as `targets:`"),
+        (b"a: 1\nb: 2\na: 3\n", ", line 3: a stands here and in line 1; only one would count. Remove one"),
+        (b"a:\n  b: {c: 1, c: 2}\n", ", line 2: c stands here and in line 2; only one would count. Remove one"),
+        (
+            b"a:\n- {b: 1}\n- {c: 1,\n   c: 2}\n",
+            ", line 4: c stands here and in line 3; only one would count. Remove one",
+        ),
+        (b"1: a\n", ", line 1: the key 1 is no text to YAML. Put it in quotes"),
+        (b"a: 1\nyes: a\n", ", line 2: the key yes is no text to YAML. Put it in quotes"),
+        (b"2026-01-01: a\n", ", line 1: the key 2026-01-01 is no text to YAML. Put it in quotes"),
+        (b"? [a, b]\n: c\n", ", line 1: a key is no text to YAML. Put it in quotes"),
+    ],
+)
+def test_file_that_is_read_otherwise_than_it_was_meant(tmp_path, monkeypatch, content, words):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_bytes(content)
+    assert said(check_yaml, "mine.yaml") == f"mine.yaml{words}"
+
+
+def test_file_that_says_what_it_means(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("\ufeffa: &a {b: [1, 2]}\nc: {<<: *a, d: [*a, *a]}\n'1': é\n", encoding="utf-8")
+    check_yaml(file)
+    bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 40))
+    file.write_text(f"a0: &a0 [x]\n{bomb}")
+    check_yaml(file)  # an alias is not followed twice

@@ -1,36 +1,56 @@
 """Checks the configuration before anything runs: by the schema, then what no schema can say."""
 
 import difflib
+import importlib.util
 import json
+import math
 import os
 import re
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator as Validator
+from jsonschema import Draft202012Validator
+from jsonschema.validators import extend
 
 from . import Problem
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
 
+# To JSON Schema 1.0 is an integer, to Python none; and .inf and .nan are numbers.
+TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {
+        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+        "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
+    }
+)
+Validator = extend(Draft202012Validator, type_checker=TYPES)
+
+
+def is_package(name):
+    return name.isidentifier() and importlib.util.find_spec(name) is not None
+
 
 class Checks:
     """The checks of one configuration. files: what it was read from, later ones over earlier ones. module: its name,
-    where a Snakefile of the user gives the configuration, of which nobody knows from where it has it.
+    where a Snakefile of the user gives the configuration, of which nobody knows from where it has it. given: what the
+    command line has by --config, over all files.
 
     Each method raises Problem, which names the file that has the last word on the key.
     """
 
-    def __init__(self, config, files, module=None):
+    def __init__(self, config, files, module=None, given=None):
         self.config, self.files, self.module = config, [os.path.relpath(file) for file in files], module
+        self.given = given or {}
 
     def refuse(self, path, problem):
         path = [part for part in path if isinstance(part, str)]  # without places in a list
-        trees = [(file, yaml.safe_load(Path(file).read_text())) for file in self.files]
+        trees = [(file, yaml.safe_load(Path(file).read_text(encoding="utf-8"))) for file in self.files]
         having = [file for file, tree in trees if has(tree, path)]
         if len(path) > 2 and not having:  # the key is at its default
             having = [file for file, tree in trees if has(tree, path[:-1])]
-        if self.module and not (path and having):
+        if path and has(self.given, path):
+            place = "--config"
+        elif self.module and not (path and having):
             place = f"config of module {self.module}"
         else:
             place = (having or self.files[:1])[-1]
@@ -49,7 +69,7 @@ class Checks:
         path, value = list(error.absolute_path), error.instance
         if error.validator == "additionalProperties":
             known = error.schema.get("properties", {})
-            unknown = next(key for key in value if key not in known)
+            unknown = str(next(key for key in value if key not in known))
             close = difflib.get_close_matches(unknown, known, n=1)
             hint = f"is it {close[0]}?" if close else f"there are {', '.join(known)}"
             self.refuse([*path, unknown], f"no such key; {hint}")
@@ -68,12 +88,24 @@ class Checks:
         for name in self.config["targets"]:
             if name not in self.config["runs"]:
                 self.refuse(["targets"], f"{name} is not among runs: {', '.join(self.config['runs'])}")
+        self.check_models()
         for name, run in self.config["runs"].items():
             self.check_run(name, run, nemo_keys)
         for name, run in self.config["runs"].items():
             self.check_heads(name, run, fetched)
             if "choose" in run:
                 self.check_choice(name, run)
+
+    def check_models(self):
+        """What is named on this machine is there, for the runs in the table; others may be of another machine."""
+        runs = [self.config["runs"][name] for name in self.config["targets"]]
+        for name in {run["model"]: None for run in runs if run["model"] in self.config["models"]}:
+            model = self.config["models"][name]
+            if "snapshot" in model and not Path(model["snapshot"], "config.json").is_file():
+                problem = f"{model['snapshot']}: no Hugging Face snapshot is there, as it has no config.json"
+                self.refuse(["models", name, "snapshot"], problem)
+            if "gguf" in model and not (Path(model["gguf"]).is_file() or is_package(model["gguf"])):
+                self.refuse(["models", name, "gguf"], f"{model['gguf']}: no such file, and no installed Python package")
 
     def check_run(self, name, run, nemo_keys):
         path = ["runs", name]
@@ -85,8 +117,15 @@ class Checks:
             self.refuse([*path, "tensor_model_parallel_size"], f"{tp} does not divide the {devices} devices")
         if run["precision"] == 16 and run["megatron_amp_O2"]:
             self.refuse([*path, "precision"], "with 16, NeMo trains without megatron_amp_O2 only: set that to false")
+        room = run["max_seq_length"] - 1  # a prompt has a token at least
+        if (tokens := run["predict"]["tokens_to_generate"]) >= room:
+            problem = f"{tokens} leaves no room for a prompt in max_seq_length {run['max_seq_length']}"
+            self.refuse([*path, "predict", "tokens_to_generate"], problem)
         if not (train := run.get("train")):
             return
+        if train["adapter_dim"] % tp:
+            problem = f"{train['adapter_dim']} is no multiple of tensor_model_parallel_size {tp}, which share it out"
+            self.refuse([*path, "train", "adapter_dim"], problem)
         for problem in filter(None, (problem_of_override(override, nemo_keys) for override in train["nemo"])):
             self.refuse([*path, "train", "nemo"], problem)
         if train["global_batch_size"] % (train["micro_batch_size"] * devices // tp):
@@ -104,10 +143,14 @@ class Checks:
         if "repo" in model and not (manifest.exists() and json.loads(manifest.read_text())["source"] == model["repo"]):
             return
         file = Path(model.get("snapshot", manifest.parent), "config.json")
-        heads = json.loads(file.read_text()) if file.is_file() else {}
-        for key in ("num_attention_heads", "num_key_value_heads"):
-            if heads.get(key, tp) % tp:
-                problem = f"{tp} does not divide the {heads[key]} {key} of {run['model']} ({file})"
+        try:
+            heads = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            counts = {key: int(heads.get(key) or tp) for key in ("num_attention_heads", "num_key_value_heads")}
+        except (ValueError, TypeError, AttributeError) as error:
+            self.refuse(["models", run["model"]], f"{file} is no model's configuration: {error}")
+        for key, count in counts.items():
+            if count % tp:
+                problem = f"{tp} does not divide the {count} {key} of {run['model']} ({file})"
                 self.refuse(["runs", name, "tensor_model_parallel_size"], problem)
 
     def check_choice(self, name, run):
@@ -125,8 +168,16 @@ class Checks:
                 if key not in ("choose", "predict") and run[key] != self.config["runs"][candidate].get(key):
                     self.refuse(path, f"{candidate} and {name} differ in {key}, in which they must agree")
 
-    def check_target(self, target, directory):
-        """A file under `directory`, results/runs, that is asked for is of a run, fold and seed that there can be."""
+    def check_target(self, target, directory, before=""):
+        """A file under `directory`, results/runs, that is asked for is of a run, fold and seed that there can be.
+
+        before: the argument before it; after an option, it may be its value.
+        """
+        if target in self.config["runs"] and (not before.startswith("-") or before in ("-n", "--dry-run")):
+            one = f"{directory}/{target}/fold0/seed0/metrics.json"
+            raise Problem(f"{target}: is a run and no target. Put it under targets:, or ask for a file of it: {one}")
+        if os.path.isabs(target) and Path(target).is_relative_to(Path.cwd() / directory):
+            raise Problem(f"{target}: a target is a path from here: {os.path.relpath(target)}")
         if Path(directory) not in Path(target).parents:
             return
         run, fold, seed = (*Path(target).relative_to(directory).parts, "", "")[:3]
@@ -136,5 +187,5 @@ class Checks:
         if choice and not Path(target).name.startswith("adapter."):
             why = "only what is chosen gets answers to the test items"
             raise Problem(f"{target}: {run} is a candidate of {choice}: {why}")
-        if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed\d+", seed):
+        if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed(0|[1-9]\d*)", seed):
             raise Problem(f"{target}: {fold}/{seed} is none of fold0/seed0, fold0/seed1, …, fold9/…")

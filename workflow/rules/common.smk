@@ -23,5 +23,5 @@ wildcard_constraints:
     run=r"[\w.-]+",
     label="final_decision|reasoning_required_pred|reasoning_free_pred",
     fold=r"\d",
-    seed=r"\d+",
+    seed=r"0|[1-9]\d*",
     split=r"test|fold\d/(train|train-maybe\d|val)",
