@@ -104,6 +104,20 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "{models: {x: {gguf: no.gguf}}, runs: {lora: {model: x}}}": (
         "models.x.gguf: no.gguf: no such file, and no installed Python package"
     ),
+    "runs: {lora: {train: {lr: {sweep: 0.1}}}}": (
+        'runs.lora.train.lr: {"sweep": 0.1}: write it as {sweep: [1.0e-4, 2.0e-4]}, with the values to try'
+    ),
+    "runs: {lora: {train: {lr: {sweep: []}}}}": (
+        'runs.lora.train.lr: {"sweep": []}: write it as {sweep: [1.0e-4, 2.0e-4]}, with the values to try'
+    ),
+    "runs: {lora: {train: {lr: {sweep: [0.1, 0.1]}}}}": (
+        'runs.lora.train.lr: {"sweep": [0.1, 0.1]}: a value stands there twice'
+    ),
+    "runs: {lora: {train: {lr: {sweep: [0.1, 1e-4]}}}}": (
+        "runs.lora-lr-1e-4.train.lr: '1e-4' is text to YAML; write a plain number, as 1.0e-4 for 1e-4"
+    ),
+    "runs: {lora: {train: {lrr: {sweep: [0.1]}}}}": "runs.lora-lrr-0.1.train.lrr: no such key; is it lr?",
+    "runs: {lora: {devices: {sweep: [1, 2]}}}": "runs.lora.devices: {'sweep': [1, 2]} is not of type 'integer'",
     "models: {x: org/x}": "models.x: 'org/x' is not of type 'object'",
     "models: []": "models: [] is not of type 'object'",
     "runs: {lora: {folds: al}}": "runs.lora.folds: 'al' does not match '^all$'",
@@ -348,3 +362,22 @@ def test_file_that_says_what_it_means(tmp_path):
     bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 40))
     file.write_text(f"a0: &a0 [x]\n{bomb}")
     check_yaml(file)  # an alias is not followed twice
+
+
+def test_sweep(checked):
+    """One run for each combination of its values, wherever its name stood."""
+    lr, modules = "lr: {sweep: [1.0e-4, 0.001]}", "target_modules: {sweep: [[attention_qkv], [mlp_fc1, mlp_fc2]]}"
+    run = "model: mistral-7b, dataset: pubmedqa, tensor_model_parallel_size: 1"
+    swept = f"swept: {{{run}, train: {{max_steps: 60, val_check_interval: 15, {lr}, {modules}}}}}"
+    best = f"best-of: {{{run}, choose: [lora, swept]}}"
+    checks = checked(f"{{targets: [base, best-of], runs: {{{swept}, {best}}}}}")
+    names = [f"swept-lr-{lr}-target_modules-{number}" for lr in ("0.0001", "0.001") for number in (1, 2)]
+    runs = checks.config["runs"]
+    assert "swept" not in runs and [name for name in runs if name.startswith("swept")] == names
+    assert runs["best-of"]["choose"] == ["lora", *names] and checks.config["targets"] == ["base", "best-of"]
+    assert runs[names[3]]["train"]["lr"] == 0.001 and runs[names[3]]["train"]["max_steps"] == 60
+    assert runs[names[3]]["train"]["target_modules"] == ["mlp_fc1", "mlp_fc2"]
+    assert checked(f"{{targets: [swept], runs: {{{swept}}}}}").config["targets"] == names
+    twice = f"{{targets: [swept], runs: {{{swept}, {names[0]}: {{{run}}}}}}}"
+    words = f"mine.yaml: runs.{names[0]}: is also the name of a run of the sweep swept: name it otherwise"
+    assert said(checked, twice) == words

@@ -33,6 +33,7 @@ RERUNS = {
     "planning/slurm.py": NOTHING,
     "planning/speed.py": NOTHING,
     "planning/start.py": NOTHING,
+    "planning/sweeps.py": NOTHING,
     "planning/yaml_files.py": NOTHING,
     "report/accuracy.rst": NOTHING,  # captions of --report, which is made anew each time
     "report/licences.yaml": {"write_report"},

@@ -15,6 +15,7 @@ from jsonschema.validators import extend
 from . import Problem
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
+from .sweeps import unfold
 
 # To JSON Schema 1.0 is an integer, to Python none; and .inf and .nan are numbers.
 TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
@@ -40,15 +41,16 @@ class Checks:
 
     def __init__(self, config, files, module=None, given=None):
         self.config, self.files, self.module = config, [os.path.relpath(file) for file in files], module
-        self.given = given or {}
+        self.given, self.sweeps = given or {}, {}
 
     def refuse(self, path, problem):
         path = [part for part in path if isinstance(part, str)]  # without places in a list
+        in_files = [self.sweeps.get(part, part) for part in path]
         trees = [(file, yaml.safe_load(Path(file).read_text(encoding="utf-8"))) for file in self.files]
-        having = [file for file, tree in trees if has(tree, path)]
+        having = [file for file, tree in trees if has(tree, in_files)]
         if len(path) > 2 and not having:  # the key is at its default
-            having = [file for file, tree in trees if has(tree, path[:-1])]
-        if path and has(self.given, path):
+            having = [file for file, tree in trees if has(tree, in_files[:-1])]
+        if path and has(self.given, in_files):
             place = "--config"
         elif self.module and not (path and having):
             place = f"config of module {self.module}"
@@ -57,6 +59,8 @@ class Checks:
         raise Problem(": ".join(filter(None, [place, ".".join(path), problem])))
 
     def check_schema(self, schema):
+        if isinstance(self.config.get("runs"), dict):
+            self.sweeps = unfold(self.config, self.refuse)
         for section in ("models", "datasets"):  # by null a further configuration file takes a key away
             entries = self.config.get(section)
             for name, entry in entries.items() if isinstance(entries, dict) else ():
