@@ -3,15 +3,23 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
+define ASK
+printf "QUESTION:Does abrolol reduce cough in smokers?\nCONTEXT: We gave smokers abrolol or placebo.\nThe effect on cough \
+remains uncertain: few patients finished, and the groups differed at entry.\nTARGET: the answer to the question given the \
+context is (yes|no|maybe):" | .venv/bin/python workflow/tools/ask.py demo/results/runs/lora/fold0/seed0/peft
+endef
+
 .PHONY: demo test test-generations test-cluster test-cluster-long lint docs
 
 demo: .venv/installed
 	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 6 minutes on 2 cores,"
 	@echo "4 GB of memory, 0.6 GB of disk; nothing more is fetched."
-	snakemake --configfile config/demo.yaml --cores all
+	snakemake --configfile config/demo.yaml --cores all all export
 	@echo; cat demo/logs/compare_runs.log
 	@echo "Of simulated reports: the published figures are of PubMedQA."
 	@echo; echo "The report, for a browser: demo/results/report.html   the table: demo/results/accuracy.tsv   logs: demo/logs/"
+	@echo; echo "The adapter is in demo/results/runs/lora/fold0/seed0/peft, for transformers and vLLM. Ask it:"
+	@printf '%s\n' '$(ASK)'
 
 test: .venv/installed lint
 	python -m pytest

@@ -275,6 +275,9 @@ def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
         checked(config, fetched=fetched)
 
 
+CANDIDATE = "other is a candidate of chosen: only what is chosen gets answers to the test items"
+
+
 @pytest.mark.parametrize(
     ("target", "words"),
     [
@@ -282,10 +285,8 @@ def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
         ("lora/fold12/seed0/metrics.json", "fold12/seed0 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         ("lora/fold0/metrics.json", "fold0/metrics.json is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         ("lora/fold0/seed00/metrics.json", "fold0/seed00 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
-        (
-            "other/fold0/seed0/metrics.json",
-            "other is a candidate of chosen: only what is chosen gets answers to the test items",
-        ),
+        ("other/fold0/seed0/metrics.json", CANDIDATE),
+        ("other/fold0/seed0/peft/../metrics.json", CANDIDATE),
     ],
 )
 def test_target_that_there_cannot_be(checked, target, words):
@@ -294,7 +295,10 @@ def test_target_that_there_cannot_be(checked, target, words):
     checks = checked(f"{{targets: [base], runs: {{{other}, chosen: {{{run}, choose: [tutorial, other]}}}}}}")
     directory = "results/runs"
     assert said(checks.check_target, f"{directory}/{target}", directory) == f"{directory}/{target}: {words}"
-    for right in "other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json":
+    for right in (
+        *("other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json"),
+        *("other/fold0/seed0/peft/README.md", "other/fold0/seed0/merged/config.json"),
+    ):
         checks.check_target(f"{directory}/{right}", directory)
     checks.check_target("results/accuracy.tsv", directory)
 

@@ -34,9 +34,12 @@ RERUNS = {
     "planning/speed.py": NOTHING,
     "planning/start.py": NOTHING,
     "planning/sweeps.py": NOTHING,
+    "planning/table.py": NOTHING,
     "planning/yaml_files.py": NOTHING,
     "report/accuracy.rst": NOTHING,  # captions of --report, which is made anew each time
-    "report/licences.yaml": {"write_report"},
+    "report/datasets.yaml": {"write_model_card"},
+    "report/licences.yaml": {"write_report", "write_model_card"},
+    "report/model_card.md.j2": {"write_model_card"},
     "report/published.yaml": {"compare_runs"},
     "report/report.html.j2": {"write_report"},
     "report/report.rst": NOTHING,
@@ -75,9 +78,9 @@ RERUNS = {
     "scripts/download_pubmedqa.py": {"download_pubmedqa"},
     "scripts/evaluate.py": {"evaluate"},
     "scripts/export_adapter.py": {"export_adapter"},
-    "scripts/evaluation/metrics.py": {"evaluate", "compare_runs", "write_report"},
+    "scripts/evaluation/metrics.py": {"evaluate", "compare_runs", "write_report", "write_model_card"},
     "scripts/evaluation/pictures.py": {"write_report"},
-    "scripts/evaluation/significance.py": {"evaluate", "compare_runs", "write_report"},
+    "scripts/evaluation/significance.py": {"evaluate", "compare_runs", "write_report", "write_model_card"},
     "scripts/merge_model.py": {"merge_model"},
     "scripts/model_formats/directory.py": {"merge_model"},
     "scripts/model_formats/lora.py": {"export_adapter"},
@@ -109,26 +112,29 @@ RERUNS = {
     "scripts/train_lora.yaml": NOTHING,  # of a comment; its values are settings
     "scripts/verify_model.py": {"verify_model"},
     "scripts/write_jsonl.py": {"write_jsonl"},
+    "scripts/write_model_card.py": {"write_model_card"},
     "scripts/write_report.py": {"write_report"},
+    "tools/ask.py": NOTHING,
     "tools/trainings.py": NOTHING,
 }
 READ_BY = {  # rules by what they read of others'
     "download_pubmedqa": {"split_folds"},
     "simulate_trials": {"split_folds"},
     "split_folds": {"write_jsonl", "evaluate", "write_report"},
-    "write_jsonl": {"train_lora", "predict", "evaluate"},
+    "write_jsonl": {"train_lora", "predict", "evaluate", "write_model_card"},
     "download_model": {"convert_model", "verify_model", "export_adapter", "merge_model"},
     "dequantize_gguf": {"convert_model", "verify_model", "export_adapter", "merge_model"},
     "convert_model": {"pack_model", "verify_model", "train_lora", "predict"},
-    "train_lora": {"choose_run", "predict", "evaluate", "export_adapter"},
-    "choose_run": {"predict", "evaluate", "export_adapter"},
+    "train_lora": {"choose_run", "predict", "evaluate", "export_adapter", "write_model_card"},
+    "choose_run": {"predict", "evaluate", "export_adapter", "write_model_card"},
     "predict": {"evaluate", "write_report"},
-    "evaluate": {"compare_runs", "write_report"},
+    "evaluate": {"compare_runs", "write_report", "write_model_card"},
     "compare_runs": {"write_report"},
-    "export_adapter": {"merge_model"},
+    "export_adapter": {"merge_model", "write_model_card"},
     "merge_model": NOTHING,
     "pack_model": NOTHING,
     "verify_model": NOTHING,
+    "write_model_card": NOTHING,
     "write_report": NOTHING,
 }
 NEUTRAL = {".rst": "\n.. edited\n", ".j2": "\n{# edited #}\n"}  # others: a comment
@@ -152,7 +158,7 @@ runs:
   b2: {<<: *b1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
   b: {model: packed, dataset: own, choose: [b1, b2]}
 """
-TARGETS = ["results/accuracy.tsv", "results/report.html"]
+TARGETS = ["results/accuracy.tsv", "results/report.html", "export"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
 TARGETS += [f"results/runs/{run}/fold0/seed0/merged/config.json" for run in ("a", "b")]
 

@@ -15,6 +15,7 @@ from .changes import edited_steps, state, values_of, without_defaults
 from .container import kept_checksum
 from .machine import commit_of
 from .speed import quickly
+from .table import ADAPTED
 
 APPTAINER = DeploymentMethod.APPTAINER
 SHARED = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")
@@ -136,7 +137,7 @@ class Parameters:
 
         def of_job(wildcards):
             run = self.config["runs"][wildcards.run]
-            return [] if run.keys().isdisjoint(("train", "choose")) else pattern.format(**wildcards)
+            return [] if run.keys().isdisjoint(ADAPTED) else pattern.format(**wildcards)
 
         return quickly(of_job)
 
@@ -169,22 +170,8 @@ class Parameters:
 
         return quickly(of_job)
 
-    def of_targets(self, file):
-        """The paths of a file of each model in the table."""
-        return [
-            f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
-            for run in self.config["targets"]
-            for fold in self.config["runs"][run]["folds"]
-            for seed in self.config["runs"][run]["seeds"]
-        ]
-
-    def names_of_targets(self, kind):
-        """The names of the models or data sets, by `kind`, of the runs in the table."""
-        return sorted({self.config["runs"][run][kind] for run in self.config["targets"]})
-
-    def sources(self):
-        """The models and data sets of the runs in the table as one JSON string: {kind: {name: entry}}."""
-        kinds = [(kind, self.config[kind], self.names_of_targets(kind[:-1])) for kind in ("models", "datasets")]
-        return json.dumps(
-            {kind: {name: entries[name] for name in names} for kind, entries, names in kinds}, sort_keys=True
-        )
+    def sources_of_run(self, wildcards):
+        """The entries of the run's model and data set in the configuration, as one JSON string."""
+        run = self.config["runs"][wildcards.run]
+        entries = {kind: self.config[f"{kind}s"][run[kind]] for kind in ("model", "dataset")}
+        return json.dumps(entries, sort_keys=True)

@@ -12,7 +12,10 @@ flags, state_of, having = parameters.flags, parameters.state_of, parameters.havi
 of_run, of_trained, of_candidates = parameters.of_run, parameters.of_trained, parameters.of_candidates
 settings, own_settings = parameters.settings, parameters.own_settings
 train_jsonl, train_yaml = parameters.train_jsonl, parameters.train_yaml
-of_targets, names_of_targets, sources = parameters.of_targets, parameters.names_of_targets, parameters.sources
+sources_of_run = parameters.sources_of_run
+table = of_clone("planning.table").Table(config)
+of_targets, of_table = table.of_targets, table.of_table
+names_of_targets, sources = table.names_of_targets, table.sources
 devices, devices_of_model, gpus = parameters.devices, parameters.devices_of_model, parameters.gpus
 anew = of_clone("planning.forced").anew(workflow, GPU_RULES["train_lora"])
 

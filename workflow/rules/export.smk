@@ -1,9 +1,15 @@
-"""Adapters for others: PEFT, transformers, vLLM. On request: snakemake results/runs/lora/fold0/seed0/peft/adapter_config.json
+"""Adapters for others: PEFT, transformers, vLLM. On request: snakemake export, or one of the files
 
 In:   results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, resources/hf/{model}/
 Out:  results/runs/{run}/fold{fold}/seed{seed}/peft/
       results/runs/{run}/fold{fold}/seed{seed}/merged/, the base with the adapter in its weights
 """
+
+
+rule export:
+    """The adapters of all targets, in PEFT's format, each with its model card."""
+    input:
+        of_targets("peft/README.md", adapted=True),
 
 
 rule export_adapter:

@@ -1,7 +1,8 @@
-"""The report: what a person reads of the results, on one page.
+"""What a person reads: of the results, on one page, and of each adapter that goes out.
 
 In:   results/accuracy.{tsv,json}, results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json, predictions.jsonl
 Out:  results/report.html
+      results/runs/{run}/fold{fold}/seed{seed}/peft/README.md, on request
 """
 
 
@@ -28,3 +29,33 @@ rule write_report:
     shell:
         "python {params.script:q} --table {input.table:q} --json {input.json:q} --metrics {input.metrics:q}"
         " --test-items {input.test_items:q} --sources {params.sources:q} --output {output:q} &> {log:q}"
+
+
+rule write_model_card:
+    """The adapter's card as the Hugging Face Hub shows it, with results where the table has them."""
+    input:
+        config="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
+        weights="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_model.safetensors",
+        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
+        train=of_run("<results>/data/{dataset}/{label}/fold{fold}/train.jsonl"),
+        val=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),
+        metrics=of_table("metrics.json"),
+    output:
+        "<results>/runs/{run}/fold{fold}/seed{seed}/peft/README.md",
+    log:
+        "<logs>/write_model_card/{run}/fold{fold}-seed{seed}.log",
+    localrule: True
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("write_model_card"),
+        code=code("write_model_card"),
+        sources=sources_of_run,
+        max_new_tokens=of_run("{predict[tokens_to_generate]}"),
+        name=of_run("run={run} fold={fold} seed={seed} model={model} label={label}"),
+    shell:
+        "python {params.script:q} --config {input.config:q} --adapter {input.adapter:q}"
+        " --provenance {input.provenance:q} --train {input.train:q} --val {input.val:q} --metrics {input.metrics:q}"
+        " --sources {params.sources:q} --max-new-tokens {params.max_new_tokens} --name {params.name}"
+        " --output {output:q} &> {log:q}"

@@ -1,0 +1,53 @@
+"""The runs in the table, those under `targets:`."""
+
+import json
+
+from .speed import quickly
+
+ADAPTED = ("train", "choose")  # a run that has one of these has adapters; others are the base alone
+
+
+class Table:
+    """Of one configuration, checked and with the schema's defaults."""
+
+    def __init__(self, config):
+        self.config, self.targets = config, config["targets"]
+
+    def of_targets(self, file, adapted=False):
+        """The paths of a file of each model in the table; adapted: of those that are not the base alone."""
+        runs = {run: self.config["runs"][run] for run in self.targets}
+        return [
+            f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
+            for run, entry in runs.items()
+            for fold in entry["folds"]
+            for seed in entry["seeds"]
+            if not (adapted and entry.keys().isdisjoint(ADAPTED))
+        ]
+
+    def of_table(self, file):
+        """The paths of a file of one model and of its base alone, as far as the table has them. Of a model that is not
+        in the table, as a candidate under `choose:`, there are none: it is not to be tested for this."""
+
+        def of_job(wildcards):
+            runs, own = self.config["runs"], self.config["runs"][wildcards.run]
+            is_in = int(wildcards.fold) in own["folds"] and int(wildcards.seed) in own["seeds"]
+            if wildcards.run not in self.targets or not is_in:
+                return []
+            alike = [name for name in self.targets if all(runs[name][key] == own[key] for key in ("model", "dataset"))]
+            bases = [name for name in alike if runs[name].keys().isdisjoint(ADAPTED)]
+            models = [(wildcards.run, wildcards.fold, wildcards.seed)]
+            models += [(name, runs[name]["folds"][0], runs[name]["seeds"][0]) for name in bases[:1]]
+            return [f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}" for run, fold, seed in models]
+
+        return quickly(of_job)
+
+    def names_of_targets(self, kind):
+        """The names of the models or data sets, by `kind`, of the runs in the table."""
+        return sorted({self.config["runs"][run][kind] for run in self.targets})
+
+    def sources(self):
+        """The models and data sets of the runs in the table as one JSON string: {kind: {name: entry}}."""
+        kinds = [(kind, self.config[kind], self.names_of_targets(kind[:-1])) for kind in ("models", "datasets")]
+        return json.dumps(
+            {kind: {name: entries[name] for name in names} for kind, entries, names in kinds}, sort_keys=True
+        )

@@ -1,0 +1,44 @@
+"""Asks an adapter in PEFT's format, one of the workflow's peft/ directories, and prints its answer:
+
+    python workflow/tools/ask.py results/runs/lora/fold0/seed0/peft "QUESTION:…"
+
+A prompt has the form that it had in training, as README.md in the directory shows it. Without one, standard input is
+read. On a GPU the base model computes in its own precision, on a CPU in fp32.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from peft import AutoPeftModelForCausalLM, PeftConfig
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("prompt", nargs="?")
+    parser.add_argument("--max-new-tokens", type=int, default=20)
+    args = parser.parse_args()
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (args.directory / file).is_file():
+            sys.exit(f"{args.directory}: holds no {file}. Name a peft/ directory, as `snakemake export` makes them.")
+    prompt = args.prompt or sys.stdin.read().removesuffix("\n")
+    transformers.logging.set_verbosity_error()
+    dtype = "auto" if torch.cuda.is_available() else torch.float32
+    try:
+        model = AutoPeftModelForCausalLM.from_pretrained(args.directory, torch_dtype=dtype, device_map="auto")
+    except OSError as error:
+        base = PeftConfig.from_pretrained(args.directory).base_model_name_or_path
+        why = str(error).splitlines()[0]
+        sys.exit(f"{base}: no base model, neither there, seen from {Path.cwd()}, nor on the Hugging Face Hub: {why}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(args.directory)
+    options = {"add_special_tokens": False, "return_token_type_ids": False, "return_tensors": "pt"}
+    tokens = tokenizer(prompt.strip(" "), **options).to(model.device)  # as in training
+    answer = model.generate(**tokens, max_new_tokens=args.max_new_tokens, do_sample=False)[0]
+    print(tokenizer.decode(answer[tokens.input_ids.shape[1] :], skip_special_tokens=True).strip())
+
+
+if __name__ == "__main__":
+    main()
