@@ -1,14 +1,18 @@
 """export_adapter: transformers and PEFT give the answers that NeMo gave, with adapters of several shapes that
-train_lora.py trained. merge_model: the merged model is theirs."""
+train_lora.py trained. merge_model: the merged model is theirs. write_model_card and tools/ask.py: their lines work."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
 from common.files import read_json, read_jsonl, write_json
 from common.pubmedqa import LABELS
-from helpers import SCRIPTS, run_script, snakemake, torchrun
+from helpers import ROOT, SCRIPTS, run_script, snakemake, torchrun
 from model_formats.manifest import write_manifest
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
@@ -140,7 +144,7 @@ def test_rule(chain):
     for options in ((), ("--forcerun", "export_adapter")):
         done = snakemake(chain, *call, *options)
         assert done.returncode == 0, done.stdout
-        made.append({file.name: file.read_bytes() for file in directory.iterdir()})
+        made.append({file.name: file.read_bytes() for file in directory.iterdir() if file.name != "README.md"})
     assert made[0] == made[1]
     assert made[0].keys() == {
         *("adapter_config.json", "adapter_model.safetensors", "tokenizer.model", "tokenizer_config.json")
@@ -149,3 +153,101 @@ def test_rule(chain):
     assert (config["base_model_name_or_path"], config["revision"]) == ("resources/hf/tiny", None)
     weights = load_file(directory / "adapter_model.safetensors")
     assert len(weights) == 4 * 3 * 2 and {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+
+@pytest.fixture(scope="module")
+def exported(chain):
+    """The chain after `snakemake export`."""
+    done = snakemake(chain, "export", "--configfile", "chain.yaml")
+    assert done.returncode == 0, done.stdout
+    return chain
+
+
+@pytest.fixture(scope="module")
+def answers(exported):
+    """NeMo's rows with the adapter of `lora`, some of which the base alone answers otherwise. A random model writes bytes
+    that are no UTF-8, too, which sentencepiece and transformers read differently: those rows are left out."""
+    with_adapter, base = (
+        read_jsonl(exported / f"results/runs/{run}/fold0/seed0/predictions.jsonl") for run in ("lora", "base")
+    )
+    pairs = [pair for pair in zip(with_adapter, base, strict=True) if "\ufffd" not in pair[0]["pred"]]
+    assert len(pairs) > 4 and any(row["pred"] != other["pred"] for row, other in pairs)
+    return [row for row, _ in pairs]
+
+
+def test_all_targets_are_exported(exported):
+    files = {file.relative_to(exported / "results/runs").as_posix() for file in exported.rglob("peft/README.md")}
+    assert files == {f"{run}/fold0/seed0/peft/README.md" for run in ("tutorial", "lora")}
+    for file in files:
+        assert (exported / "results/runs" / file).with_name("adapter_model.safetensors").exists()
+        assert "pubmed" not in (exported / "results/runs" / file).read_text().lower()  # the trials are simulated
+    again = snakemake(exported, "export", "--configfile", "chain.yaml")
+    assert "Nothing to be done" in again.stdout
+
+
+def test_lines_of_the_card(exported, answers, monkeypatch, capsys):
+    """As they stand there they print NeMo's answers."""
+    monkeypatch.chdir(exported)
+    card = (exported / "results/runs/lora/fold0/seed0/peft/README.md").read_text()
+    prompt, use = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
+    exec(prompt, names := {})
+    val = read_jsonl(exported / "results/data/trials/final_decision/fold0/val.jsonl")
+    assert names["prompt"] == val[0]["input"]
+    load, comma, ask = use.partition("tokens = ")
+    exec(load, names)
+    for row in answers:
+        names["prompt"] = row["input"]
+        capsys.readouterr()
+        exec(comma + ask, names)
+        assert capsys.readouterr().out == f"{row['pred']}\n"
+
+
+def ask(directory, *arguments, cwd, text=""):
+    command = [sys.executable, ROOT / "workflow/tools/ask.py", directory, *arguments]
+    return subprocess.run(command, cwd=cwd, input=text, capture_output=True, text=True)
+
+
+def test_ask(exported, answers, tmp_path):
+    directory, row = "results/runs/lora/fold0/seed0/peft", answers[-1]
+    for arguments, text in (([row["input"]], ""), ([], row["input"] + "\n")):
+        done = ask(directory, *arguments, text=text, cwd=exported)
+        assert done.stdout.startswith(row["pred"].strip()), done.stderr
+    refused = ask(exported / directory, "x", cwd=tmp_path)  # from where the base model can't be seen
+    said = f"resources/hf/tiny: no base model, neither there, seen from {tmp_path}, nor on the Hugging Face Hub: "
+    assert refused.returncode == 1 and refused.stderr.startswith(said) and len(refused.stderr.splitlines()) == 1
+    refused = ask(tmp_path, "x", cwd=tmp_path)
+    what = "holds no adapter_config.json. Name a peft/ directory, as `snakemake export` makes them."
+    assert (refused.returncode, refused.stderr) == (1, f"{tmp_path}: {what}\n")
+
+
+def test_the_demonstration_ends_with_a_command_that_works(exported, tmp_path):
+    """Here with another adapter in the place of its own."""
+    (tmp_path / "Makefile").write_text(f"include {ROOT}/Makefile\nlast:\n\t@printf '%s\\n' '$(ASK)'\n")
+    said = subprocess.check_output(["make", "-s", "last"], cwd=tmp_path, text=True)
+    (line,) = said.splitlines()
+    demo = ".venv/bin/python workflow/tools/ask.py demo/results/runs/lora/fold0/seed0/peft"
+    assert line.endswith(f" | {demo}")
+    prompt = subprocess.check_output(line.removesuffix(f" | {demo}"), shell=True, text=True)
+    assert prompt.count("\n") == 3 and prompt.endswith("(yes|no|maybe):")
+    directory = "results/runs/lora/fold0/seed0/peft"
+    line = line.replace(demo, f"{sys.executable} {ROOT}/workflow/tools/ask.py {directory}")
+    answer = subprocess.check_output(line, shell=True, cwd=exported, text=True)
+    assert answer and answer == ask(directory, prompt, cwd=exported).stdout
+
+
+def test_candidate_is_exported_without_answers_to_test_items(chain, tmp_path):
+    lora = yaml.safe_load((chain / "chain.yaml").read_text())["runs"]["lora"]
+    slow, chosen = lora | {"seeds": [0, 1]}, {key: value for key, value in lora.items() if key != "train"}
+    runs = {"slow": slow, "fast": slow | {"train": lora["train"] | {"lr": 1.0e-3}}}
+    runs["chosen"] = chosen | {"seeds": [0, 1], "choose": ["slow", "fast"]}
+    write_json(tmp_path / "choose.yaml", {"targets": ["base", "chosen"], "runs": runs})
+    plans = {}
+    asked = [f"results/runs/slow/fold0/seed0/{file}" for file in ("peft/README.md", "merged/config.json")]
+    for name, targets in {"candidate": asked, "all": ["export"]}.items():
+        call = *targets, "--dry-run", "--configfile", "chain.yaml", tmp_path / "choose.yaml"
+        done = snakemake(chain, *call)
+        assert done.returncode == 0, done.stdout
+        plans[name] = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
+    assert plans["candidate"].keys() & {"predict", "evaluate", "compare_runs"} == set()
+    assert plans["candidate"]["write_model_card"] == plans["candidate"]["merge_model"] == "1"
+    assert plans["all"]["predict"] == plans["all"]["evaluate"] == plans["all"]["write_model_card"] == "2"  # of chosen

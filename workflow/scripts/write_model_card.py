@@ -78,7 +78,7 @@ def front_matter(base, data, licence, name, metrics):
         library_name="peft",
         license=licence.lower() if licence else "unknown",
         language=data["language"],
-        datasets=data["hub"],
+        datasets=[data["hub"]] if data["hub"] else None,
         pipeline_tag="text-generation",
         tags=["lora", "nemo", *data["tags"]],
         model_name=name if metrics else None,

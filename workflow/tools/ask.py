@@ -2,8 +2,8 @@
 
     python workflow/tools/ask.py results/runs/lora/fold0/seed0/peft "QUESTION:…"
 
-A prompt has the form that it had in training, as README.md in the directory shows it. Without one, standard input is
-read. On a GPU the base model computes in its own precision, on a CPU in fp32.
+A prompt has the form that it had in training, as README.md in the directory shows it. On a GPU the base model computes
+in its own precision, on a CPU in fp32. The answer has 20 tokens at most.
 """
 
 import argparse
@@ -17,9 +17,8 @@ from peft import AutoPeftModelForCausalLM, PeftConfig
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("prompt", nargs="?")
-    parser.add_argument("--max-new-tokens", type=int, default=20)
+    parser.add_argument("directory", type=Path, help="with adapter_config.json, which names the base model")
+    parser.add_argument("prompt", nargs="?", help="or on standard input")
     args = parser.parse_args()
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not (args.directory / file).is_file():
@@ -36,7 +35,7 @@ def main():
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.directory)
     options = {"add_special_tokens": False, "return_token_type_ids": False, "return_tensors": "pt"}
     tokens = tokenizer(prompt.strip(" "), **options).to(model.device)  # as in training
-    answer = model.generate(**tokens, max_new_tokens=args.max_new_tokens, do_sample=False)[0]
+    answer = model.generate(**tokens, max_new_tokens=20, do_sample=False)[0]
     print(tokenizer.decode(answer[tokens.input_ids.shape[1] :], skip_special_tokens=True).strip())
 
 
