@@ -79,7 +79,7 @@ def test_of_pubmedqa_and_a_model_on_the_hub(write_card):
         in card
     )
     assert f"[PubMedQA](https://github.com/pubmedqa/pubmedqa) at commit `{40 * 'd'}`." in card
-    assert "fold 3: 450 items to train on, 10 to validate with, 10 to test with." in card
+    assert "fold 3; 450 items to train on, 10 to validate with, 10 to test with." in card
     assert re.search(r"\| this adapter \| 90\.0 \(59\.6 to 98\.2\) \| \d\d\.\d \(.*\) \|  \|", card)
     assert re.search(r"\| the base model alone \| 50\.0 \(.*\) \| .* \| \+40\.0 \(\+10\.0 to \+70\.0\) \|", card)
     assert re.search(r"\| the most frequent answer, yes \| 50\.0 \(.*\) \| .* \| \+40\.0 \(.*\) \|", card)

@@ -165,8 +165,8 @@ def exported(chain):
 
 @pytest.fixture(scope="module")
 def answers(exported):
-    """NeMo's rows with the adapter of `lora`, some of which the base alone answers otherwise. A random model writes bytes
-    that are no UTF-8, too, which sentencepiece and transformers read differently: those rows are left out."""
+    """NeMo's rows with the adapter of `lora`, some of which the base alone answers otherwise. Without those with bytes
+    that are no UTF-8, as a random model writes them: sentencepiece and transformers read these differently."""
     with_adapter, base = (
         read_jsonl(exported / f"results/runs/{run}/fold0/seed0/predictions.jsonl") for run in ("lora", "base")
     )

@@ -131,6 +131,7 @@ def main():
     licences = [entry for entry in licences if entry["name"] not in others]
     of_base = next((entry for entry in licences if "of" in entry), {})
     base = {"place": lora["base_model_name_or_path"], "revision": lora["revision"]}
+    base["origin"] = "a GGUF file" if "gguf" in model else "a directory"
     base["name"] = base["place"] if base["revision"] else of_base.get("name", name["model"])
     train, val = read_jsonl(args.train), read_jsonl(args.val)
     own, base_alone = (*map(read_json, args.metrics), None, None)[:2]
