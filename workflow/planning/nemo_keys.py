@@ -7,40 +7,41 @@ import yaml
 
 FORM = re.compile(r"\+?\w+(\.\w+)*=.*", re.DOTALL)
 REFERENCE = re.compile(r"\$\{(\w[\w.]*)\}")  # of one key to another
-OF_WORKFLOW = {"accelerator", "base", "train", "val", "work_dir", "seed"}  # settings that no key under train: has
+OF_WORKFLOW = "accelerator", "base", "train", "val", "work_dir", "seed"  # settings that no key under train: has
 
 # Keys, or what they begin with, and why they stay.
-KEPT = {
-    "settings": "these are the run's own keys; set them there",
-    "later_keys": "it is no key of NeMo",
-    "fused_kernels.": "it is true or false",
-    "exp_manager.explicit_log_dir": "the workflow finds its trainings there",
-    "exp_manager.exp_dir": "the workflow finds its trainings there",
-    "exp_manager.create_checkpoint_callback": "the adapter comes from its checkpoints",
-    "exp_manager.checkpoint_callback_params": "the adapter comes from its checkpoints",
-    "exp_manager.resume": "what was cut off goes on by it",
-    "exp_manager.create_preemption_callback": "a killed rank would no longer end its job",
-    "exp_manager.create_early_stopping_callback": "it would publish an unfinished adapter; lower max_steps",
-    "trainer.enable_checkpointing": "exp_manager makes the checkpoints",
-    "trainer.use_distributed_sampler": "the workflow shares out the items",
-    "trainer.num_nodes": "a training runs on one node",
-    "trainer.max_epochs": "max_steps says how long to train",
-    "trainer.limit_train_batches": "max_steps says how long to train",
-    "trainer.limit_val_batches": "each validation item counts",
-    "trainer.accumulate_grad_batches": "global_batch_size says how many items a step has",
-    "model.pipeline_model_parallel_size": "the devices share one copy by tensor_model_parallel_size",
-    "model.context_parallel_size": "the devices share one copy by tensor_model_parallel_size",
-    "model.virtual_pipeline_model_parallel_size": "the devices share one copy by tensor_model_parallel_size",
-    "model.resume_from_checkpoint": "the workflow finds the checkpoint to go on from",
-    "model.answer_only_loss": "the loss is that of the answers",
-    "model.peft.peft_scheme": "the workflow reads LoRA's adapters only",
-    "model.peft.lora_tuning.variant": "the workflow reads adapters of NeMo's own variant only",
-    "model.peft.lora_tuning.weight_tying": "the workflow reads adapters without it only",
-} | {
-    f"model.data.{part}_ds.{key}": "prediction would go on without it"
-    for part in ("train", "validation")
-    for key in ("add_bos", "add_eos", "add_sep", "label_key", "prompt_template", "truncation_", "answer_only_loss")
-}
+KEPT = (
+    ("settings", "these are the run's own keys; set them there"),
+    ("later_keys", "it is no key of NeMo"),
+    ("fused_kernels.", "it is true or false"),
+    ("exp_manager.explicit_log_dir", "the workflow finds its trainings there"),
+    ("exp_manager.exp_dir", "the workflow finds its trainings there"),
+    ("exp_manager.create_checkpoint_callback", "the adapter comes from its checkpoints"),
+    ("exp_manager.checkpoint_callback_params", "the adapter comes from its checkpoints"),
+    ("exp_manager.resume", "what was cut off goes on by it"),
+    ("exp_manager.create_preemption_callback", "a killed rank would no longer end its job"),
+    ("exp_manager.create_early_stopping_callback", "it would publish an unfinished adapter; lower max_steps"),
+    ("trainer.enable_checkpointing", "exp_manager makes the checkpoints"),
+    ("trainer.use_distributed_sampler", "the workflow shares out the items"),
+    ("trainer.num_nodes", "a training runs on one node"),
+    ("trainer.max_epochs", "max_steps says how long to train"),
+    ("trainer.limit_train_batches", "max_steps says how long to train"),
+    ("trainer.limit_val_batches", "each validation item counts"),
+    ("trainer.accumulate_grad_batches", "global_batch_size says how many items a step has"),
+    ("model.pipeline_model_parallel_size", "the devices share one copy by tensor_model_parallel_size"),
+    ("model.context_parallel_size", "the devices share one copy by tensor_model_parallel_size"),
+    ("model.virtual_pipeline_model_parallel_size", "the devices share one copy by tensor_model_parallel_size"),
+    ("model.resume_from_checkpoint", "the workflow finds the checkpoint to go on from"),
+    ("model.answer_only_loss", "the loss is that of the answers"),
+    ("model.peft.peft_scheme", "the workflow reads LoRA's adapters only"),
+    ("model.peft.lora_tuning.variant", "the workflow reads adapters of NeMo's own variant only"),
+    ("model.peft.lora_tuning.weight_tying", "the workflow reads adapters without it only"),
+)
+# Prediction would go on without them.
+OF_PROMPT = re.compile(
+    r"model\.data\.(train|validation)_ds\."
+    r"(add_bos|add_eos|add_sep|label_key|prompt_template|truncation_\w+|answer_only_loss)"
+)
 
 
 def setting_of(values, path):
@@ -64,9 +65,11 @@ def problem(override, values):
     if not FORM.fullmatch(override):
         return f"{override}: write key=value, as model.optim.weight_decay=0.1"
     key, text = override.removeprefix("+").split("=", 1)
-    for kept, why in KEPT.items():
+    for kept, why in KEPT:
         if key.startswith(kept):
             return f"{key} stays as it is: {why}"
+    if OF_PROMPT.fullmatch(key):
+        return f"{key} stays as it is: prediction would go on without it"
     path = key.split(".")
     setting = setting_of(values, path)
     if setting in OF_WORKFLOW:
