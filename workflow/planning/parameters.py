@@ -138,7 +138,7 @@ class Parameters:
 
         def of_job(wildcards):
             start = self.config["runs"][wildcards.run]["train"].get("start_from")
-            return [f"<results>/runs/{start}/fold{wildcards.fold}/seed{wildcards.seed}/adapter.nemo"] if start else []
+            return f"<results>/runs/{start}/fold{wildcards.fold}/seed{wildcards.seed}/adapter.nemo" if start else []
 
         return quickly(of_job)
 

@@ -40,7 +40,7 @@ rule train_lora:
         own_settings=own_settings("train"),
         nemo_settings=train_yaml(),
         settings=settings("train"),
-        anew=anew,
+        anew=flags_of_training(anew),
         work_dir=subpath(output.adapter, parent=True),
     shell:
         "{params.origin} {params.on_gpus} torchrun --standalone --nproc-per-node {params.devices} {params.script:q}"
@@ -48,7 +48,6 @@ rule train_lora:
         " --base {params.base:q}"
         " --train {input.train:q}"
         " --val {input.val:q}"
-        " --start-from {input.start_from:q}"
         " --settings {params.settings:q}"
         " --seed {wildcards.seed}"
         " --time-limit {resources.runtime}"

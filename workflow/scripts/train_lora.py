@@ -116,7 +116,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--train", required=True, type=Path, help="JSON Lines: input, output")
     parser.add_argument("--val", required=True, type=Path, help="JSON Lines; the checkpoint with its lowest loss wins")
-    parser.add_argument("--start-from", nargs="?", type=Path, help="the adapter to begin with; none: a new one")
+    parser.add_argument("--start-from", type=Path, help="the adapter to begin with; none: a new one")
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `train:` settings")
     parser.add_argument("--seed", required=True, type=int, help="0, 1, …: added to NeMo's default seed")
     parser.add_argument("--time-limit", required=True, type=float, help="minutes; stops in time, to be continued")
