@@ -39,8 +39,8 @@ def anew(workflow, rule):
 
 
 def flags_of_training(anew):
-    """Those flags, and --start-from FILE where training begins with an adapter: in one parameter, as all trainings would
-    be planned again if the rule's command had another."""
+    """Those flags, and --start-from FILE where training begins with an adapter. In one parameter, as all trainings
+    would be planned again if the rule's command had another."""
 
     def of_job(wildcards, input, output):
         start = f"--start-from {shlex.quote(str(input.start_from))}" if input.start_from else ""
