@@ -118,6 +118,46 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     ),
     "runs: {lora: {train: {lrr: {sweep: [0.1]}}}}": "runs.lora-lrr-0.1.train.lrr: no such key; is it lr?",
     "runs: {lora: {devices: {sweep: [1, 2]}}}": "runs.lora.devices: {'sweep': [1, 2]} is not of type 'integer'",
+    "runs: {lora: {train: {nemo: [+model.peft.restore_from_path=x]}}}": (
+        "runs.lora.train.nemo: model.peft.restore_from_path stays as it is: "
+        "to begin with another run's adapter, set start_from: RUN under train"
+    ),
+    "runs: {lora: {predict: {tensor_model_parallel_size: 3}}}": (
+        "runs.lora.predict.tensor_model_parallel_size: 3 does not divide the 4 devices"
+    ),
+    "runs: {tutorial: {predict: {devices: 2}}}": (
+        "runs.tutorial.predict.tensor_model_parallel_size: 4 does not divide the 2 devices"
+    ),
+    "runs: {lora: {train: {adapter_dim: 6}, predict: {tensor_model_parallel_size: 4}}}": (
+        "runs.lora.train.adapter_dim: 6 is no multiple of tensor_model_parallel_size 4, which share it out"
+    ),
+    "runs: {lora: {train: {start_from: base}}}": (
+        "runs.lora.train.start_from: base is not among the runs that have train: or choose:"
+    ),
+    "runs: {lora: {train: {start_from: lora}}}": (
+        "runs.lora.train.start_from: lora itself needs the adapter of lora; a training can't start from its own"
+    ),
+    "{targets: [base], runs: {best: {train: {start_from: chosen}}, "
+    "chosen: {model: mistral-7b, dataset: pubmedqa, folds: all, tensor_model_parallel_size: 1, choose: [best, more]}, "
+    "more: {model: mistral-7b, dataset: pubmedqa, folds: all, tensor_model_parallel_size: 1, "
+    "train: {lr: 0.1, max_steps: 9, val_check_interval: 9}}}}": (
+        "runs.best.train.start_from: chosen itself needs the adapter of best; a training can't start from its own"
+    ),
+    "runs: {lora: {folds: [0, 3], seeds: [0, 1], train: {start_from: tutorial}}}": (
+        "runs.lora.train.start_from: tutorial has no 3 among its folds, but lora has"
+    ),
+    "runs: {lora: {seeds: [0, 1], train: {start_from: tutorial}}}": (
+        "runs.lora.train.start_from: tutorial has no 1 among its seeds, but lora has"
+    ),
+    "runs: {best: {folds: [0]}, lora: {train: {start_from: best, adapter_dim: 8}}}": (
+        "runs.lora.train.start_from: best and lora differ in target_modules, in which they must agree"
+    ),
+    "runs: {lora: {train: {start_from: tutorial, adapter_dim: 8}}}": (
+        "runs.lora.train.start_from: tutorial and lora differ in adapter_dim, in which they must agree"
+    ),
+    "{targets: [base], models: {new: {snapshot: here}}, runs: {lora: {model: new, train: {start_from: tutorial}}}}": (
+        "runs.lora.train.start_from: tutorial and lora differ in model, in which they must agree"
+    ),
     "models: {x: org/x}": "models.x: 'org/x' is not of type 'object'",
     "models: []": "models: [] is not of type 'object'",
     "runs: {lora: {folds: al}}": "runs.lora.folds: 'al' does not match '^all$'",
@@ -231,8 +271,9 @@ def test_what_the_key_is_for_is_said(checked):
 
 def test_what_is_right_passes(checked, tmp_path):
     write_json(tmp_path / "config.json", {})
-    train = "{lr: 0.1, max_steps: 9, val_check_interval: 9, nemo: [+a.b=1]}"
-    more = f"best: {{tensor_model_parallel_size: 4}}, new: {{model: mistral-7b, dataset: pubmedqa, train: {train}}}"
+    train = "{start_from: lora, lr: 0.1, max_steps: 9, val_check_interval: 9, nemo: [+a.b=1]}"
+    more = "tutorial: {predict: {devices: 1, tensor_model_parallel_size: 1}}, best: {tensor_model_parallel_size: 4}"
+    more += f", new: {{model: mistral-7b, dataset: pubmedqa, train: {train}}}"
     checks = checked(
         f"{{runs: {{{more}}}, models: {{mistral-7b: {{repo: null, revision: null, snapshot: {tmp_path}}}}}}}"
     )

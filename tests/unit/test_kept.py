@@ -39,8 +39,8 @@ def project(tmp_path):
     return project
 
 
-def training(project, seed=0, **changes):
-    """The one with these settings, as train_lora.py makes it out."""
+def training(project, seed=0, start=None, **changes):
+    """The one with these settings, as train_lora.py makes it out. start: the adapter that it begins with."""
 
     def config_for(**paths):
         return loading.load_config(
@@ -52,6 +52,8 @@ def training(project, seed=0, **changes):
         "train": project / "train.jsonl",
         "val": project / "val.jsonl",
     }
+    if start:
+        inputs["start_from"] = start
     paths = {"base": project / "base", "train": inputs["train"], "val": inputs["val"], "work_dir": project / "training"}
     paths = {name: str(path.resolve()) for name, path in paths.items()}
     return kept.Training(project / "training", project / "adapter.nemo", config_for, paths, inputs)
@@ -82,6 +84,17 @@ def test_fingerprint_is_of_what_changes_the_numbers(project):
         assert training(project).fingerprint != one, file
         (project / file).write_text(before)
     assert training(project).fingerprint == one
+
+
+def test_fingerprint_is_of_the_adapter_that_training_begins_with(project):
+    """Of what is in the file, whatever run it is of."""
+    start, found = project / "start.nemo", [training(project).fingerprint]
+    for content in "one", "other":
+        start.write_text(content)
+        found.append(training(project, start=start, start_from="a").fingerprint)
+    assert len(set(found)) == 3
+    start = start.rename(project / "moved.nemo")
+    assert training(project, start=start, start_from="b").fingerprint == found[-1]
 
 
 def test_fingerprint_has_no_path_and_no_code(project, tmp_path):

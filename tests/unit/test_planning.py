@@ -75,7 +75,7 @@ def test_torch_of_this_environment_is_told():
 def test_gpus_that_are_not_there(checks, torch, run, gpus, key, problem):
     torch("cuda: Optional[str] = None\n")
     with pytest.raises(Problem) as raised:
-        machine.check_gpus(checks, run, gpus)
+        machine.check_gpus(checks, *reversed(machine.devices(checks.config["runs"], run, False)), gpus)
     cluster, cpu = "run on a cluster (--profile)", "set accelerator: cpu, for a small model"
     expected = problem.format(cluster=cluster, cpu=cpu, install="install one for CUDA, or set image:")
     assert str(raised.value) == f"{key}: {expected}"
@@ -83,10 +83,10 @@ def test_gpus_that_are_not_there(checks, torch, run, gpus, key, problem):
 
 def test_gpus_that_are_there(checks, torch):
     torch("cuda: Optional[str] = '12.8'\n")
-    machine.check_gpus(checks, "four", 4)
+    machine.check_gpus(checks, ["runs", "four", "devices"], 4, 4)
     torch("cuda: Optional[str] = None\n")
     checks.config["image"] = "nemo_25.02.sif"  # which has a torch of its own
-    machine.check_gpus(checks, "four", 4)
+    machine.check_gpus(checks, ["runs", "four", "devices"], 4, 4)
 
 
 @pytest.mark.parametrize(("name", "version"), [("nemo_24.03.sif", "24.03"), ("mine.sif", "25.02")])

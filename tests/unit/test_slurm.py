@@ -224,3 +224,6 @@ def test_forced_training_is_told_to_its_job(monkeypatch):
     assert str(forced.anew(in_job, "one_train")("", ["other"])) == flags[0]
     assert str(forced.anew(in_job, "two_train")("", ["b x"])) == flags[1]
     assert str(forced.anew(in_job, "two_train")("", ["c"])) == ""
+    both = forced.flags_of_training(one)
+    assert str(both("", SimpleNamespace(start_from="a b.nemo"), ["a"])) == f"--start-from 'a b.nemo' {flags[0]}"
+    assert str(both("", SimpleNamespace(start_from=[]), ["a"])) == flags[0]

@@ -36,6 +36,7 @@ RERUNS = {
     "planning/sweeps.py": NOTHING,
     "planning/table.py": NOTHING,
     "planning/yaml_files.py": NOTHING,
+    "planning/warm_start.py": NOTHING,
     "report/accuracy.rst": NOTHING,  # captions of --report, which is made anew each time
     "report/datasets.yaml": {"write_model_card"},
     "report/licences.yaml": {"write_report", "write_model_card"},
@@ -59,6 +60,7 @@ RERUNS = {
     "schemas/config.schema.yaml": NOTHING,
     "scripts/choose_run.py": {"choose_run"},
     "scripts/common/base_files.py": {"pack_model", "predict", "verify_model"},
+    "scripts/common/adapter.py": {"predict", "export_adapter"},
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
@@ -88,6 +90,7 @@ RERUNS = {
     "scripts/model_formats/peft_adapter.py": {"merge_model"},
     "scripts/model_formats/snapshot.py": {"export_adapter", "merge_model"},
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
+    "scripts/nemo_image/adapter.py": {"predict"},
     "scripts/nemo_image/checkpoint.py": {"predict", "verify_model"},
     "scripts/nemo_image/cpu.py": {"predict", "verify_model"},
     "scripts/nemo_image/fused.py": {"predict", "verify_model"},

@@ -81,6 +81,33 @@ def test_prediction_setting(changed):
     assert changed(change) == {"predict/lora", "evaluate/lora"} | TABLE
 
 
+def test_prediction_in_another_shape(chain, changed):
+    """Of an adapter that two processes made together."""
+
+    def change(config):
+        predict = config["runs"]["tutorial"]["predict"]
+        config["runs"]["tutorial"]["predict"] = {**predict, "devices": 1, "tensor_model_parallel_size": 1}
+
+    assert changed(change) == {"predict/tutorial", "evaluate/tutorial"} | TABLE
+    said = snakemake(chain, "--dry-run", "--configfile", "changed.yaml").stdout
+    assert "--nproc-per-node 1 " in said and "--nproc-per-node 2 " not in said
+
+
+def test_training_that_starts_from_another_run(changed):
+    """Changes that run's adapter, too, if it is to be made anew; the other run stays as it is."""
+
+    def change(config):
+        config["runs"]["lora"] |= {"train": config["runs"]["lora"]["train"] | {"start_from": "tutorial"}}
+
+    assert changed(change) == LORA | TABLE
+
+    def change_both(config):
+        change(config)
+        config["runs"]["tutorial"]["train"] = config["runs"]["tutorial"]["train"] | {"lr": 2.0e-3}
+
+    assert changed(change_both) == LORA | TABLE | {f"{step}/tutorial" for step in ("train_lora", "predict", "evaluate")}
+
+
 def test_new_run(changed):
     def change(config):
         config["runs"]["new"] = config["runs"]["lora"]

@@ -12,7 +12,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from . import Problem
+from . import Problem, warm_start
+from .machine import shapes
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
 from .sweeps import unfold
@@ -99,6 +100,8 @@ class Checks:
             self.check_heads(name, run, fetched)
             if "choose" in run:
                 self.check_choice(name, run)
+            if "start_from" in run.get("train", {}):
+                warm_start.check(self, name)
 
     def check_models(self):
         """What is named on this machine is there, for the runs in the table; others may be of another machine. Of a
@@ -120,8 +123,12 @@ class Checks:
             if run[kind] not in self.config[f"{kind}s"]:
                 self.refuse([*path, kind], f"{run[kind]} is not among {kind}s: {', '.join(self.config[f'{kind}s'])}")
         devices, tp = run["devices"], run["tensor_model_parallel_size"]
-        if devices % tp:
-            self.refuse([*path, "tensor_model_parallel_size"], f"{tp} does not divide the {devices} devices")
+        for place, ranks, number in shapes(name, run):
+            if number % ranks:
+                self.refuse(place, f"{ranks} does not divide the {number} devices")
+            if (rank := run.get("train", {}).get("adapter_dim", 0)) % ranks:
+                problem = f"{rank} is no multiple of tensor_model_parallel_size {ranks}, which share it out"
+                self.refuse([*path, "train", "adapter_dim"], problem)
         if run["precision"] == 16 and run["megatron_amp_O2"]:
             self.refuse([*path, "precision"], "with 16, NeMo trains without megatron_amp_O2 only: set that to false")
         room = run["max_seq_length"] - 1  # a prompt has a token at least
@@ -130,9 +137,6 @@ class Checks:
             self.refuse([*path, "predict", "tokens_to_generate"], problem)
         if not (train := run.get("train")):
             return
-        if train["adapter_dim"] % tp:
-            problem = f"{train['adapter_dim']} is no multiple of tensor_model_parallel_size {tp}, which share it out"
-            self.refuse([*path, "train", "adapter_dim"], problem)
         for problem in filter(None, (problem_of_override(override, nemo_keys) for override in train["nemo"])):
             self.refuse([*path, "train", "nemo"], problem)
         if train["global_batch_size"] % (train["micro_batch_size"] * devices // tp):
@@ -145,20 +149,19 @@ class Checks:
 
     def check_heads(self, name, run, fetched):
         """The model's heads can be shared out; a model that is not there yet is checked by the job itself."""
-        model, tp = self.config["models"][run["model"]], run["tensor_model_parallel_size"]
-        manifest = Path(fetched, run["model"], "manifest.json")
+        model, manifest = self.config["models"][run["model"]], Path(fetched, run["model"], "manifest.json")
         if "repo" in model and not (manifest.exists() and json.loads(manifest.read_text())["source"] == model["repo"]):
             return
         file = Path(model.get("snapshot", manifest.parent), "config.json")
         try:
             heads = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-            counts = {key: int(heads.get(key) or tp) for key in ("num_attention_heads", "num_key_value_heads")}
+            counts = {key: int(heads.get(key) or 0) for key in ("num_attention_heads", "num_key_value_heads")}
         except (ValueError, TypeError, AttributeError) as error:
             self.refuse(["models", run["model"]], f"{file} is no model's configuration: {error}")
-        for key, count in counts.items():
-            if count % tp:
-                problem = f"{tp} does not divide the {count} {key} of {run['model']} ({file})"
-                self.refuse(["runs", name, "tensor_model_parallel_size"], problem)
+        for path, tp, _ in shapes(name, run):
+            for key, count in counts.items():
+                if count % tp:
+                    self.refuse(path, f"{tp} does not divide the {count} {key} of {run['model']} ({file})")
 
     def check_choice(self, name, run):
         """Validation losses compare only where model, items and answers are the same."""

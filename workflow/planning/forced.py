@@ -1,6 +1,7 @@
-"""--forcerun and its like, told to a job that would else take over what is already there."""
+"""--forcerun and its like, told to a job that would else take over what is already there; flags of few trainings."""
 
 import os
+import shlex
 
 from .parameters import Unrecorded
 from .speed import quickly
@@ -33,5 +34,16 @@ def anew(workflow, rule):
             os.environ[VARIABLE] = "\n".join(f"{name} {by}" for name, by in told.items())
         by = told.get(output[0], told.get(rule))
         return Unrecorded(f"--anew {by}" if by else "")
+
+    return quickly(of_job)
+
+
+def flags_of_training(anew):
+    """Those flags, and --start-from FILE where training begins with an adapter. In one parameter, as all trainings
+    would be planned again if the rule's command had another."""
+
+    def of_job(wildcards, input, output):
+        start = f"--start-from {shlex.quote(str(input.start_from))}" if input.start_from else ""
+        return Unrecorded(f"{start} {anew(wildcards, output)}".strip())
 
     return quickly(of_job)

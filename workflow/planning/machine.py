@@ -25,13 +25,25 @@ def torch_is_built_for_cpus():
     return bool(file and file.exists() and re.search(r"^cuda\b.*= None$", file.read_text(), re.MULTILINE))
 
 
-def check_gpus(checks, run, gpus):
-    """Raises Problem where a run can't have its devices on this machine, which has so many GPUs."""
-    devices = checks.config["runs"][run]["devices"]
+def shapes(name, run):
+    """(key of the ranks that share a model, their number, number of devices) of the run, and of its prediction."""
+    for path, shape in (["runs", name], run), (["runs", name, "predict"], run | run["predict"]):
+        yield [*path, "tensor_model_parallel_size"], shape["tensor_model_parallel_size"], shape["devices"]
+
+
+def devices(runs, run, predicts):
+    """The devices of a run, in its prediction or before, and the key that says so."""
+    if predicts and "devices" in runs[run]["predict"]:
+        return runs[run]["predict"]["devices"], ["runs", run, "predict", "devices"]
+    return runs[run]["devices"], ["runs", run, "devices"]
+
+
+def check_gpus(checks, path, devices, gpus):
+    """Raises Problem where a run can't have its devices, by the key `path`, on this machine, which has so many GPUs."""
     if devices > gpus:
         fewer = "set fewer" if gpus else "set accelerator: cpu, for a small model"
         there = f"{devices}, but this machine has {gpus} GPUs"
-        checks.refuse(["runs", run, "devices"], f"{there}; run on a cluster (--profile), or {fewer}")
+        checks.refuse(path, f"{there}; run on a cluster (--profile), or {fewer}")
     if not checks.config["image"] and torch_is_built_for_cpus():
         problem = "gpu, but the torch of this environment is built for CPUs: install one for CUDA, or set image:"
         checks.refuse(["accelerator"], problem)

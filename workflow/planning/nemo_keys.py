@@ -34,6 +34,7 @@ KEPT = (
     ("model.resume_from_checkpoint", "the workflow finds the checkpoint to go on from"),
     ("model.answer_only_loss", "the loss is that of the answers"),
     ("model.peft.peft_scheme", "the workflow reads LoRA's adapters only"),
+    ("model.peft.restore_from_path", "to begin with another run's adapter, set start_from: RUN under train"),
     ("model.peft.lora_tuning.variant", "the workflow reads adapters of NeMo's own variant only"),
     ("model.peft.lora_tuning.weight_tying", "the workflow reads adapters without it only"),
 )

@@ -84,16 +84,17 @@ class Parameters:
 
         return quickly(of_job)
 
-    def of_run(self, pattern):
-        """A path or number with the run's own {model}, {dataset}, {label}, … put in."""
+    def of_run(self, pattern, group=None):
+        """A path or number with the run's own {model}, {dataset}, {label}, … put in, or the group's, as `predict:`."""
 
         def of_job(wildcards):
-            return pattern.format(**self.config["runs"][wildcards.run], **wildcards)
+            run = self.config["runs"][wildcards.run]
+            return pattern.format(**run | run.get(group, {}), **wildcards)
 
         return quickly(of_job)
 
-    def devices(self, wildcards):
-        return self.config["runs"][wildcards.run]["devices"]
+    def devices(self, wildcards, group=None):
+        return int(self.of_run("{devices}", group)(wildcards))
 
     def devices_of_model(self, wildcards):
         """As many as the model's runs share it out to, so that fp32 has room."""
@@ -129,6 +130,15 @@ class Parameters:
             run = self.config["runs"][wildcards.run]
             split = f"train-maybe{run['train']['repeat_maybe']}" if "repeat_maybe" in run["train"] else "train"
             return f"<results>/data/{run['dataset']}/{run['label']}/fold{wildcards.fold}/{split}.jsonl"
+
+        return quickly(of_job)
+
+    def start_adapter(self):
+        """The path of the adapter that training begins with; none where it makes a new one."""
+
+        def of_job(wildcards):
+            start = self.config["runs"][wildcards.run]["train"].get("start_from")
+            return f"<results>/runs/{start}/fold{wildcards.fold}/seed{wildcards.seed}/adapter.nemo" if start else []
 
         return quickly(of_job)
 

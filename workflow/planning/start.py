@@ -17,9 +17,10 @@ def check_jobs(workflow, checks, rules, images, gpus):
         container.check_image(checks, workflow.deployment_settings.deployment_method)
         container.keep_checksum(image, images)
     if of_nemo and checks.config["accelerator"] == "gpu" and workflow.local_exec:
-        runs = {job.wildcards.run for job in of_nemo if job.rule.name != rules["verify_model"]}
-        for run in sorted(runs, key=lambda run: checks.config["runs"][run]["devices"])[-1:]:
-            machine.check_gpus(checks, run, gpus)
+        asked = {(job.wildcards.run, job.rule.name) for job in of_nemo if job.rule.name != rules["verify_model"]}
+        shapes = [machine.devices(checks.config["runs"], run, rule == rules["predict"]) for run, rule in asked]
+        for devices, path in sorted(shapes)[-1:]:
+            machine.check_gpus(checks, path, devices, gpus)
     if not workflow.local_exec:
         slurm.check_submissions(of_nemo, workflow.executor_settings, checks.config["accelerator"] == "gpu")
         if shutil.which("squeue"):

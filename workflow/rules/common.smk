@@ -1,5 +1,7 @@
 """What the rules share: the wildcards' forms, and how a rule reads the configuration, in workflow/planning."""
 
+import functools
+
 # The steps that an edit of their code alone does not repeat: they take long, or their result is checked by its sha256.
 # `snakemake -n` says so where it was edited since (hooks.smk). An edit of any other step's code repeats that step.
 NOT_REPEATED = ("download_model", "convert_model", "train_lora")
@@ -11,13 +13,15 @@ script, code, origin, on_gpus = parameters.script, parameters.code, parameters.o
 flags, state_of, having = parameters.flags, parameters.state_of, parameters.having
 of_run, of_trained, of_candidates = parameters.of_run, parameters.of_trained, parameters.of_candidates
 settings, own_settings = parameters.settings, parameters.own_settings
-train_jsonl, train_yaml = parameters.train_jsonl, parameters.train_yaml
+train_jsonl, train_yaml, start_adapter = parameters.train_jsonl, parameters.train_yaml, parameters.start_adapter
 sources_of_run = parameters.sources_of_run
 table = of_clone("planning.table").Table(config)
 of_targets, of_table = table.of_targets, table.of_table
 names_of_targets, sources = table.names_of_targets, table.sources
 devices, devices_of_model, gpus = parameters.devices, parameters.devices_of_model, parameters.gpus
+devices_to_predict = functools.partial(devices, group="predict")
 anew = of_clone("planning.forced").anew(workflow, GPU_RULES["train_lora"])
+flags_of_training = of_clone("planning.forced").flags_of_training
 
 
 wildcard_constraints:

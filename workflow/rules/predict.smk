@@ -20,16 +20,16 @@ rule predict:
         "<benchmarks>/predict/{run}/fold{fold}-seed{seed}.tsv"
     container:
         config["image"]
-    threads: lambda wildcards: 4 * devices(wildcards)
+    threads: lambda wildcards: 4 * devices_to_predict(wildcards)
     resources:
-        gpus=gpus(devices),
+        gpus=gpus(devices_to_predict),
     params:
         script=script("predict"),
         code=code("predict"),
         origin=origin,
-        on_gpus=on_gpus(devices),
+        on_gpus=on_gpus(devices_to_predict),
         accelerator=config["accelerator"],
-        devices=of_run("{devices}"),
+        devices=of_run("{devices}", "predict"),
         base=subpath(input.base, parent=True),
         own_settings=own_settings("predict"),
         settings=settings("predict"),

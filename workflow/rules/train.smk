@@ -1,6 +1,7 @@
 """Training with NeMo, one process a device: in the image where one is configured.
 
-In:   results/base/{model}/, results/data/{dataset}/{label}/, runs: in config/config.yaml
+In:   results/base/{model}/, results/data/{dataset}/{label}/, runs: in config/config.yaml; with start_from: another
+      run's adapter.nemo
 Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo and its .provenance.json; beside them training/, where each
       training that was ever begun there is kept, with checkpoints and NeMo's logs
 """
@@ -12,6 +13,7 @@ rule train_lora:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         train=train_jsonl(),
         val=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),
+        start_from=start_adapter(),
     output:
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
         provenance="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
@@ -38,7 +40,7 @@ rule train_lora:
         own_settings=own_settings("train"),
         nemo_settings=train_yaml(),
         settings=settings("train"),
-        anew=anew,
+        anew=flags_of_training(anew),
         work_dir=subpath(output.adapter, parent=True),
     shell:
         "{params.origin} {params.on_gpus} torchrun --standalone --nproc-per-node {params.devices} {params.script:q}"

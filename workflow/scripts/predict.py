@@ -9,7 +9,6 @@ Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.
 
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -28,34 +27,25 @@ from nemo_image.resume import fingerprint, prepare
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 
 
-def load_adapter(model, adapter):
-    """By NeMo; 1.23 does not know that weights have other names where megatron_amp_O2 wraps the model."""
-    read = model._get_config_and_state_dict_from_nemo
-
-    def read_for_wrapped(*args, **options):
-        config, weights = read(*args, **options)
-        return config, {re.sub(r"^model\.(?!module\.)", "model.module.", name): weights[name] for name in weights}
-
-    if model.cfg.megatron_amp_O2:
-        model._get_config_and_state_dict_from_nemo = read_for_wrapped
-    model.load_adapters(adapter)
-
-
 def load_model(config):
     """NeMo's model with the base's weights and the adapter's, ready to predict; whether it uses fused.py's kernels."""
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
+    from nemo_image.adapter import Adapter
 
     torch.multiprocessing.set_start_method("spawn", force=True)
     trainer, fused = make_trainer(MegatronLMPPTrainerBuilder, config), setup.use_fused_kernels(config)
-    base, adapter = config.model.restore_from_path, config.model.peft.restore_from_path
-    model_config = MegatronGPTSFTModel.merge_inference_cfg(adapter or base, config)
+    base, file = config.model.restore_from_path, config.model.peft.restore_from_path
+    adapter = Adapter(file) if file else None
+    model_config = MegatronGPTSFTModel.merge_inference_cfg(base, config)
+    if adapter:
+        adapter.complete(base, model_config, config.model)
     model_config.bias_activation_fusion = fused
     model_config.megatron_amp_O2 = config.model.megatron_amp_O2  # NeMo 1.23 sets it to False
     model = restore(MegatronGPTSFTModel, base, model_config, trainer)
     if adapter:
-        load_adapter(model, adapter)
+        adapter.add_to(model, model_config)
     model.freeze()
     model.model.cuda()
     return model, fused

@@ -42,16 +42,17 @@ def average_gradients(model, optimizer):
         model._optimizer.allreduce_main_grads()
 
 
-def train(config, end):
+def train(config, start, end):
     """Fits the adapter; returns the path of NeMo's .nemo file with it and, on rank 0, what to record of the training.
 
-    Exits before `end`, a time.time().
+    start: the adapter.nemo to begin with, or None. Exits before `end`, a time.time().
     """
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
     from nemo.collections.nlp.parts.peft_config import PEFT_CONFIG_MAP
     from nemo.utils.exp_manager import ExpManagerConfig, exp_manager
+    from nemo_image.adapter import Adapter
     from nemo_image.packing import Packing, pack_steps
 
     first = os.environ["RANK"] == "0"
@@ -67,6 +68,7 @@ def train(config, end):
     stop_in_time(trainer, end, config.trainer.val_check_interval)
     known = ExpManagerConfig.__dataclass_fields__  # not every generation has every key
     exp_manager(trainer, OmegaConf.masked_copy(config.exp_manager, [key for key in config.exp_manager if key in known]))
+    start = Adapter(start) if start else None
     base = config.model.restore_from_path
     model_config = MegatronGPTSFTModel.merge_cfg_with(base, config)
     model_config.bias_activation_fusion = fused
@@ -76,6 +78,8 @@ def train(config, end):
     for file in (config.settings.train, config.settings.val):
         refuse_long_prompts(model.tokenizer, file, config.settings.max_seq_length - 16)  # answer and end
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
+    if start:  # before fit(), which puts a checkpoint's weights in their place where there is one
+        start.begin(model, config.model.peft.lora_tuning)
     model.packing = Packing(model, config.settings.micro_batch_tokens, config.settings.micro_batch_size, flash=fused)
     model.cpu = lambda: model  # Lightning would move all of it there at the end, where nobody reads it
     trainer.fit(model)
@@ -112,6 +116,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--train", required=True, type=Path, help="JSON Lines: input, output")
     parser.add_argument("--val", required=True, type=Path, help="JSON Lines; the checkpoint with its lowest loss wins")
+    parser.add_argument("--start-from", type=Path, help="the adapter to begin with; none: a new one")
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `train:` settings")
     parser.add_argument("--seed", required=True, type=int, help="0, 1, …: added to NeMo's default seed")
     parser.add_argument("--time-limit", required=True, type=float, help="minutes; stops in time, to be continued")
@@ -129,6 +134,8 @@ def main():
         )
 
     inputs = {"base": args.base / "model_config.yaml", "train": args.train, "val": args.val}
+    if args.start_from:
+        inputs["start_from"] = args.start_from
     paths = {name: str(getattr(args, name).resolve()) for name in ("base", "train", "val", "work_dir")}
     training = kept.Training(args.work_dir, args.output, config_for, paths, inputs)
     config = config_for(**paths | {"work_dir": str(training.directory.resolve())})
@@ -153,7 +160,7 @@ def main():
     first = os.environ["RANK"] == "0"
     if not training.is_finished():
         prepare_nemo(args.accelerator, args.base)
-        adapter, facts = train(config, START.timestamp() + 60 * (args.time_limit - START_UP))
+        adapter, facts = train(config, args.start_from, START.timestamp() + 60 * (args.time_limit - START_UP))
         if first:
             publish(adapter, training.adapter)
             facts |= {"loss": training.loss, "code": digest(__file__)}

@@ -33,14 +33,15 @@ def base_by_content(base):
 
 class Training:
     """One training in work_dir/{fingerprint}. config_for(**paths) is NeMo's configuration; paths: those of base, train,
-    val and work_dir; inputs: {name: file}."""
+    val and work_dir; inputs: {name: file}, with start_from where it begins with an adapter."""
 
     def __init__(self, work_dir, output, config_for, paths, inputs):
         self.work_dir, self.output, self.inputs = work_dir, output, inputs
         config = without_later_keys(OmegaConf.to_container(config_for(**{name: name for name in paths})))
         del config["settings"]  # they are in it where they belong
         base = base_by_content(inputs["base"].parent)
-        self.fingerprint = fingerprint([config, base], [inputs["train"], inputs["val"]])
+        files = [file for name, file in inputs.items() if name != "base"]
+        self.fingerprint = fingerprint([config, base], files)
         self.loss, self.mark = LOSS, f"{self.fingerprint} {LOSS}"  # what is begun goes on only with the same loss
         self.last_step = f"-step={config['trainer']['max_steps']}-"
         self.directory = work_dir / self.fingerprint[:12]

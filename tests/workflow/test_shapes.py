@@ -1,0 +1,128 @@
+"""An adapter is one thing, whatever tensor parallelism made it: it answers the same at any other, and a training begins
+with it at any other."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import torch
+from common.adapter import read_adapter
+from common.files import read_json, read_jsonl, sha256
+from helpers import SCRIPTS, environment
+
+SHARED = {"precision": 32, "megatron_amp_O2": False, "max_seq_length": 256}
+TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 2, "val_check_interval": 1, "lr": 1e-2}
+TRAIN |= {"warmup_steps": 0, "adapter_dim": 8, "adapter_dropout": 0.0}
+TRAIN |= {"target_modules": ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]}
+TRAIN |= {"nemo": ["model.peft.lora_tuning.alpha=24", "+trainer.num_sanity_val_steps=-1"]}
+PREDICT = {"batch_size": 8, "tokens_to_generate": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few(inputs):
+    """Items, of each file."""
+    for split in ("train", "val"):
+        lines = (inputs / f"{split}.jsonl").read_text().splitlines(keepends=True)
+        (inputs / f"{split}.jsonl").write_text("".join(lines[:8]))
+
+
+def call(inputs, script, ranks, settings, *arguments):
+    """Runs a script under torchrun on so many ranks; returns the exit code and what it said."""
+    settings = settings | SHARED | {"devices": ranks, "tensor_model_parallel_size": ranks}
+    command = ["torchrun", "--standalone", "--nproc-per-node", ranks, SCRIPTS / script, "--accelerator", "cpu"]
+    command += ["--base", inputs / "base", "--settings", json.dumps(settings), *arguments]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment()}
+    done = subprocess.run(list(map(str, command)), **options)
+    return done.returncode, done.stdout
+
+
+def train(inputs, output, ranks, *arguments, minutes=60, **changes):
+    files = "--train", inputs / "train.jsonl", "--val", inputs / "val.jsonl", "--work-dir", output.with_suffix("")
+    options = "--seed", 0, "--time-limit", minutes, "--output", output
+    return call(inputs, "train_lora.py", ranks, TRAIN | changes, *files, *options, *arguments)
+
+
+def predict(inputs, adapter, output, ranks):
+    files = "--adapter", adapter, "--test", inputs / "val.jsonl", "--work-dir", output.with_suffix("")
+    return call(inputs, "predict.py", ranks, PREDICT, *files, "--output", output)
+
+
+@pytest.fixture(scope="module")
+def adapters(inputs):
+    """{ranks: adapter.nemo that so many have made}"""
+    files = {ranks: inputs / f"tp{ranks}.nemo" for ranks in (1, 2, 4)}
+    for ranks, file in files.items():
+        code, said = train(inputs, file, ranks)
+        assert code == 0, said
+    return files
+
+
+@pytest.mark.parametrize(("trained", "others"), [(1, [2, 4]), (2, [1, 4]), (4, [1])])
+def test_predictions_are_the_same_at_any_tensor_parallelism(inputs, adapters, tmp_path, trained, others):
+    """Where it was made each rank has the weights that it had in training."""
+    found = {}
+    for ranks in (trained, *others):
+        code, said = predict(inputs, adapters[trained], tmp_path / f"{ranks}.jsonl", ranks)
+        assert code == 0, said
+        found[ranks] = read_jsonl(tmp_path / f"{ranks}.jsonl")
+    for rows in found.values():
+        assert [row["pred"] for row in rows] == [row["pred"] for row in found[trained]]
+        for row, same in zip(rows, found[trained], strict=True):
+            assert row["logprob"] == pytest.approx(same["logprob"], abs=1e-5)
+
+
+def test_damaged_adapter_is_refused_in_a_line(inputs, adapters, tmp_path):
+    (tmp_path / "cut.nemo").write_bytes(adapters[2].read_bytes()[:3000])
+    code, said = predict(inputs, tmp_path / "cut.nemo", tmp_path / "predictions.jsonl", 2)
+    (line,) = (line for line in said.splitlines() if "cut.nemo: " in line)
+    assert code != 0 and line == f"{tmp_path}/cut.nemo: no adapter of NeMo, or damaged: unexpected end of data"
+    assert 'predict.py", line' not in said
+
+
+def whole(file):
+    """{place: tensor} of an adapter's weights."""
+    return {(place, side): tensor for place, pair in read_adapter(file)[1].items() for side, tensor in enumerate(pair)}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_training_begins_with_the_adapter(inputs, adapters, tmp_path, ranks):
+    """By a learning rate that moves nothing: its weights stay, and so does its validation loss."""
+    start = "--start-from", adapters[4]
+    still = {"lr": 1e-12, "start_from": "other", "nemo": [*TRAIN["nemo"], "model.optim.weight_decay=0"]}
+    code, said = train(inputs, tmp_path / "second.nemo", ranks, *start, **still)
+    assert code == 0, said
+    first, second = (
+        read_json(file.with_suffix(".provenance.json")) for file in (adapters[4], tmp_path / "second.nemo")
+    )
+    assert second["validation_loss"] == pytest.approx(first["validation_loss"], abs=1e-5)
+    at_first = float(re.search(r"validation loss (\S+) after 0 steps", said)[1])
+    assert at_first == pytest.approx(first["validation_loss"], abs=1e-4)
+    assert second["sha256"]["start_from"] == sha256(adapters[4]) and second["settings"]["start_from"] == "other"
+    assert "start_from" not in first["sha256"] and "start_from" not in first["settings"]
+    before, after = whole(adapters[4]), whole(tmp_path / "second.nemo")
+    assert before.keys() == after.keys() and len(before) == 4 * 4 * 2
+    assert all(torch.allclose(after[place], before[place], rtol=0, atol=1e-9) for place in before)
+
+
+def test_killed_training_goes_on_and_does_not_begin_again(inputs, adapters, tmp_path):
+    start, changes = ("--start-from", adapters[2]), {"start_from": "other", "val_check_interval": 2}
+    code, said = train(inputs, tmp_path / "whole.nemo", 1, *start, **changes)
+    assert code == 0, said
+    code, said = train(inputs, tmp_path / "cut.nemo", 1, *start, minutes=1, **changes)
+    assert code != 0 and "Stopped after 1 of 2 steps" in said, said
+    code, said = train(inputs, tmp_path / "cut.nemo", 1, *start, **changes)
+    assert code == 0 and "train_lora: continues after step 1" in said, said
+    made, other = whole(tmp_path / "whole.nemo"), whole(adapters[2])
+    found = whole(tmp_path / "cut.nemo")
+    assert all(torch.equal(found[place], made[place]) for place in made)
+    assert not any(torch.equal(made[place], other[place]) for place in made)
+
+
+def test_start_of_another_form_is_refused_in_a_line(inputs, adapters, tmp_path):
+    for change, words in (
+        ({"nemo": []}, "its alpha is 24, but 8 in the training that starts from it."),
+        ({"adapter_dim": 4}, "its adapter_dim is 8, but 4 in the training that starts from it."),
+    ):
+        code, said = train(inputs, tmp_path / "second.nemo", 1, "--start-from", adapters[1], **change)
+        assert code != 0 and f"\n{adapters[1]}: {words}\n" in said, said
