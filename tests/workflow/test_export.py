@@ -141,8 +141,8 @@ def test_merged_model_is_what_peft_makes_of_it(answered, tmp_path):
     assert not verified(answered, answered / "peft", merged, items=2)[1], "of other rotary angles"
 
 
-def test_rules_of_merge_and_verification(chain):
-    """Of the chain's adapter of TP 2 in bf16."""
+def test_rules_of_merge_and_verification(chain, tmp_path):
+    """Of the chain's adapter of TP 2 in bf16. An export that is wrong leaves no table."""
     directory = chain / "results/runs/tutorial/fold0/seed0"
     tables = [f"results/runs/tutorial/fold0/seed0/{form}.verification.tsv" for form in ("peft", "merged")]
     done = snakemake(chain, *tables, "--configfile", "chain.yaml")
@@ -161,12 +161,9 @@ def test_rules_of_merge_and_verification(chain):
         ]
     settings = read_json(directory / "verification/predictions.provenance.json")["settings"]
     assert (settings["precision"], settings["megatron_amp_O2"]) == (32, False)
-
-
-def test_wrong_export_leaves_no_table(answered, tmp_path):
-    wrong = changed(answered / "peft", tmp_path / "peft", WRONG["gate is up"])
-    files = "--snapshot", answered / "snapshot", "--predictions", answered / "predictions.jsonl"
-    options = "--adapter", wrong, "--tokens-to-generate", 4, "--items", 2, "--output", tmp_path / "table.tsv"
+    wrong = changed(directory / "peft", tmp_path / "peft", WRONG["key is value"])
+    files = "--snapshot", chain / "tiny", "--predictions", directory / "verification/predictions.jsonl"
+    options = "--adapter", wrong, "--tokens-to-generate", 6, "--items", 2, "--output", tmp_path / "table.tsv"
     done = run_script("verify_export.py", *files, *options, check=False)
     assert done.returncode == 1 and not (tmp_path / "table.tsv").exists()
     assert re.search(r"peft, 2 items: the adapter changes .*: this is not NeMo's adapter", done.stderr)
