@@ -34,6 +34,11 @@ def load(kind, *sources):
         sys.exit(f"{sources[-1]}: {versions} do not load it: {' '.join(str(error).split())[:200]}")
 
 
+def words(text):
+    """A text without what decoders disagree about: the space at its front, and characters that are cut off."""
+    return text.replace("\ufffd", "").strip()
+
+
 class Answer(NamedTuple):
     scores: dict  # {label: log-probability}
     text: str
@@ -120,7 +125,7 @@ def compare(answers):
         if name in answers:
             one, two = answers[name], answers[other]
             found = difference(one, two)
-            texts = sum(a.text.strip() != b.text.strip() and a.lead > 2 * TOLERANCE for a, b in zip(one, two))
+            texts = sum(words(a.text) != words(b.text) and a.lead > 2 * TOLERANCE for a, b in zip(one, two))
             said.append(f"{name} and {other} differ by {found:.1e} and in {texts} of {len(one)} texts")
             good = good and found <= min(TOLERANCE, SHARE * effect) and not texts
     if "merged" in answers:
