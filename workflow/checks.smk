@@ -11,7 +11,9 @@ SCHEMA = yaml.safe_load((WORKFLOW / "schemas/config.schema.yaml").read_text())
 PATHVARS, MODIFIER = workflow.pathvars, workflow.modifier  # this module's: later, they would be the caller's
 FILES = [] if IS_MODULE else [CONFIGFILE]  # that the configuration is from, later ones over earlier ones
 FILES += [Path(file) for file in workflow.configfiles if Path(file) not in FILES]
-GPU_RULES = {name: MODIFIER.modify_rulename(name) for name in ("train_lora", "predict", "verify_model")}
+GPU_RULES = {
+    name: MODIFIER.modify_rulename(name) for name in ("train_lora", "predict", "verify_model", "predict_for_export")
+}
 
 
 def place(pattern):
@@ -32,7 +34,8 @@ try:
         for before, argument in pairwise(sys.argv):  # Snakemake knows its targets only later
             checks.check_target(argument, place("<results>/runs"), before)
     checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
-    used = [GPU_RULES[name] for name in GPU_RULES if MODIFIER.avail_rulename(name)]  # not all, of a module
+    # Not all, of a module; and not predict_for_export, which older profiles lack: onstart looks at what will run.
+    used = [GPU_RULES[name] for name in ("train_lora", "predict", "verify_model") if MODIFIER.avail_rulename(name)]
     slurm.check_profile(workflow.resource_settings, used if config["accelerator"] == "gpu" else ())
 except Problem as problem:
     refuse(problem)

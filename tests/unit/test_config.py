@@ -339,6 +339,7 @@ def test_target_that_there_cannot_be(checked, target, words):
     for right in (
         *("other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json"),
         *("other/fold0/seed0/peft/README.md", "other/fold0/seed0/merged/config.json"),
+        "other/fold0/seed0/merged.verification.tsv",  # of validation items
     ):
         checks.check_target(f"{directory}/{right}", directory)
     checks.check_target("results/accuracy.tsv", directory)

@@ -109,6 +109,11 @@ def test_profile_that_asks_for_no_gpu(here):
     assert line.startswith(words) and line.endswith("--set-resources in a command replaces all of the profile's")
 
 
+def test_profile_of_before_predict_for_export(here):
+    profile = changed(here, lambda values: values["set-resources"].pop("predict_for_export"))
+    assert dry_run(here, profile=profile).returncode == 0
+
+
 def test_profile_that_asks_for_no_gpu_where_none_is_needed(here):
     (here / "cpu.yaml").write_text("accelerator: cpu")
     profile = changed(here, lambda values: values.pop("set-resources"))

@@ -66,11 +66,11 @@ RERUNS = {
     "scripts/common/gpus.py": NOTHING,
     "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict", "merge_model"},
-    "scripts/common/progress.py": {"predict", "merge_model", "verify_model"},
+    "scripts/common/progress.py": {"predict", "merge_model", "verify_model", "verify_export"},
     "scripts/common/provenance.py": {"predict", "evaluate", "verify_model"},
     "scripts/common/pubmedqa.py": OTHERS
     - {"choose_run", "dequantize_gguf", "download_pubmedqa", "export_adapter", "merge_model"}
-    - {"pack_model", "verify_model"},
+    - {"pack_model", "verify_model", "verify_export"},
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
     "scripts/convert_model.yaml": NOTHING,
@@ -86,9 +86,9 @@ RERUNS = {
     "scripts/merge_model.py": {"merge_model"},
     "scripts/model_formats/directory.py": {"merge_model"},
     "scripts/model_formats/lora.py": {"export_adapter"},
-    "scripts/model_formats/manifest.py": {"dequantize_gguf", "export_adapter", "merge_model"},
+    "scripts/model_formats/manifest.py": {"dequantize_gguf", "export_adapter", "merge_model", "verify_export"},
     "scripts/model_formats/peft_adapter.py": {"merge_model"},
-    "scripts/model_formats/snapshot.py": {"export_adapter", "merge_model"},
+    "scripts/model_formats/snapshot.py": {"export_adapter", "merge_model", "verify_export"},
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
     "scripts/nemo_image/adapter.py": {"predict"},
     "scripts/nemo_image/checkpoint.py": {"predict", "verify_model"},
@@ -113,6 +113,7 @@ RERUNS = {
     },  # the former splits what it makes by the latter's code
     "scripts/train_lora.py": NOTHING,
     "scripts/train_lora.yaml": NOTHING,  # of a comment; its values are settings
+    "scripts/verify_export.py": {"verify_export"},
     "scripts/verify_model.py": {"verify_model"},
     "scripts/write_jsonl.py": {"write_jsonl"},
     "scripts/write_model_card.py": {"write_model_card"},
@@ -124,17 +125,19 @@ READ_BY = {  # rules by what they read of others'
     "download_pubmedqa": {"split_folds"},
     "simulate_trials": {"split_folds"},
     "split_folds": {"write_jsonl", "evaluate", "write_report"},
-    "write_jsonl": {"train_lora", "predict", "evaluate", "write_model_card"},
-    "download_model": {"convert_model", "verify_model", "export_adapter", "merge_model"},
-    "dequantize_gguf": {"convert_model", "verify_model", "export_adapter", "merge_model"},
-    "convert_model": {"pack_model", "verify_model", "train_lora", "predict"},
-    "train_lora": {"choose_run", "predict", "evaluate", "export_adapter", "write_model_card"},
-    "choose_run": {"predict", "evaluate", "export_adapter", "write_model_card"},
+    "write_jsonl": {"train_lora", "predict", "predict_for_export", "evaluate", "write_model_card"},
+    "download_model": {"convert_model", "verify_model", "export_adapter", "merge_model", "verify_export"},
+    "dequantize_gguf": {"convert_model", "verify_model", "export_adapter", "merge_model", "verify_export"},
+    "convert_model": {"pack_model", "verify_model", "train_lora", "predict", "predict_for_export"},
+    "train_lora": {"choose_run", "predict", "predict_for_export", "evaluate", "export_adapter", "write_model_card"},
+    "choose_run": {"predict", "predict_for_export", "evaluate", "export_adapter", "write_model_card"},
     "predict": {"evaluate", "write_report"},
     "evaluate": {"compare_runs", "write_report", "write_model_card"},
     "compare_runs": {"write_report"},
-    "export_adapter": {"merge_model", "write_model_card"},
-    "merge_model": NOTHING,
+    "export_adapter": {"merge_model", "write_model_card", "verify_export"},
+    "merge_model": {"verify_export"},
+    "predict_for_export": {"verify_export"},
+    "verify_export": NOTHING,
     "pack_model": NOTHING,
     "verify_model": NOTHING,
     "write_model_card": NOTHING,
@@ -164,13 +167,13 @@ runs:
 TARGETS = ["results/accuracy.tsv", "results/report.html"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
 TARGETS += [
-    f"results/runs/{run}/fold0/seed0/{f}" for run in ("a", "b") for f in ("merged/config.json", "peft/README.md")
+    f"results/runs/{run}/fold0/seed0/{f}" for run in ("a", "b") for f in ("merged.verification.tsv", "peft/README.md")
 ]
 
 
 def with_readers(rules):
-    """The rules and those that read their results, directly or not."""
-    found, waiting = set(), [*rules]
+    """The rules and those that read their results, directly or not; predict's script is predict_for_export's, too."""
+    found, waiting = set(), [*rules, *({"predict_for_export"} if "predict" in rules else NOTHING)]
     while waiting:
         if (rule := waiting.pop()) not in found:
             found.add(rule)

@@ -1,5 +1,6 @@
 """export_adapter: transformers and PEFT give the answers that NeMo gave, with adapters of several shapes that
-train_lora.py trained. merge_model: the merged model is theirs. write_model_card and tools/ask.py: their lines work."""
+train_lora.py trained. merge_model: the merged model is theirs. verify_export: it sees both, and what is wrong.
+write_model_card and tools/ask.py: their lines work."""
 
 import json
 import re
@@ -14,11 +15,13 @@ from common.files import read_json, read_jsonl, write_json
 from common.pubmedqa import LABELS
 from helpers import ROOT, SCRIPTS, run_script, snakemake, torchrun
 from model_formats.manifest import write_manifest
+from model_formats.snapshot import Snapshot
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from test_verify import ARCHITECTURES
 from tiny import write_snapshot
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
+from verify_export import ask_all, compare
 
 ALL = ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]
 TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 2, "val_check_interval": 2, "lr": 1e-2}
@@ -63,50 +66,56 @@ def answered(request, inputs, tiny_mistral, tmp_path_factory):
     return directory
 
 
-def largest_difference(peft, predictions):
-    """Between the label's log-probabilities of transformers with PEFT, on its own all in fp32, and NeMo's."""
-    model = AutoPeftModelForCausalLM.from_pretrained(peft, torch_dtype=torch.float32)
-    tokenizer, differences = AutoTokenizer.from_pretrained(peft), []
-    for row in predictions:
-        prompt = row["input"].strip(" ")
-        before = tokenizer(prompt, add_special_tokens=False).input_ids
-        for label in LABELS:
-            ids = tokenizer(f"{prompt} {label}", add_special_tokens=False).input_ids
-            assert ids[: len(before)] == before and len(ids) > len(before)
-            with torch.no_grad():
-                logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-            score = sum(logprobs[place - 1, ids[place]] for place in range(len(before), len(ids)))
-            differences.append(abs(float(score) - row["logprob"][label]))
-    return max(differences)
+def verified(answered, adapter, merged=None, items=8):
+    """What verify_export says, and whether it is content."""
+    rows = read_jsonl(answered / "predictions.jsonl")[:items]
+    assert len(rows) == items
+    return compare(ask_all(Snapshot(answered / "snapshot"), adapter, merged, rows, 4))
 
 
-def changed(peft, directory, swap=(), **config):
-    """A copy of the adapter, with the weights of two modules swapped or other values in its configuration."""
+def swapped(one, other):
+    return lambda name, tensor: (name.replace(one, other) if one in name else name.replace(other, one), tensor)
+
+
+def with_rows_shifted(module):
+    """By one; of heads in a wrong order more are."""
+    return lambda name, tensor: (name, tensor.roll(1, 0) if f"{module}.lora_B" in name else tensor)
+
+
+def with_first_rank_only(name, tensor):
+    """As where of two tensor-parallel ranks only the first one's linear_in is read."""
+    half = len(tensor) // 2
+    return name, torch.cat([tensor[:half], 0 * tensor[half:]]) if "lora_A" in name else tensor
+
+
+WRONG = {  # exports that are wrong in one thing
+    "gate is up": swapped("gate_proj", "up_proj"),
+    "key is value": swapped("k_proj", "v_proj"),
+    **{f"{module}'s rows are shifted": with_rows_shifted(module) for module in ("q_proj", "k_proj", "v_proj")},
+    "a rank is missing": with_first_rank_only,
+}
+
+
+def changed(peft, directory, change, **config):
+    """A copy of the adapter with other weights, or other values in its configuration."""
     shutil.copytree(peft, directory)
     weights = load_file(directory / "adapter_model.safetensors")
-    if swap:
-        one, other = swap
-        names = {name: name.replace(one, other) if one in name else name.replace(other, one) for name in weights}
-        weights = {names[name]: tensor for name, tensor in weights.items()}
+    weights = dict(change(name, tensor) for name, tensor in weights.items())
     save_file(weights, directory / "adapter_model.safetensors", metadata={"format": "pt"})
     write_json(directory / "adapter_config.json", read_json(directory / "adapter_config.json") | config)
     return directory
 
 
 def test_peft_answers_as_nemo_does(answered, tmp_path):
-    """And what is wrong in one thing does not."""
-    predictions = read_jsonl(answered / "predictions.jsonl")
-    assert len(predictions) == 8
-    assert largest_difference(answered / "peft", predictions) < 1e-4
+    """And what is wrong in one thing does not, and is seen."""
+    said, good = verified(answered, answered / "peft")
+    assert good, said
+    assert float(re.search(r"peft and nemo differ by (\S+) and in 0 of 8 texts", said)[1]) < 1e-4
+    wrong = {name: changed(answered / "peft", tmp_path / name, change) for name, change in WRONG.items()}
     alpha = read_json(answered / "peft/adapter_config.json")["lora_alpha"]
-    wrong = {
-        "gate is up": {"swap": ("gate_proj", "up_proj")},
-        "key is value": {"swap": ("k_proj", "v_proj")},
-        "alpha": {"lora_alpha": alpha / 2},
-    }
-    for name, change in wrong.items():
-        difference = largest_difference(changed(answered / "peft", tmp_path / name, **change), predictions[:2])
-        assert difference > 1e-3, name
+    wrong["scale"] = changed(answered / "peft", tmp_path / "scale", lambda *weight: weight, lora_alpha=alpha / 2)
+    for name, adapter in wrong.items():
+        assert not verified(answered, adapter, items=2)[1], name
 
 
 def test_merged_model_is_what_peft_makes_of_it(answered, tmp_path):
@@ -124,16 +133,44 @@ def test_merged_model_is_what_peft_makes_of_it(answered, tmp_path):
         torch.testing.assert_close(tensor.float(), expected[name], rtol=2**-8, atol=1e-6)
     changed = {name.split(".")[-2] for name in found if not torch.equal(found[name], base[name])}
     assert changed == set(read_json(answered / "peft/adapter_config.json")["target_modules"])
+    said, good = verified(answered, answered / "peft", merged)
+    assert good and "merged and rounded differ by" in said, said
+    assert not verified(answered, answered / "peft", snapshot, items=2)[1], "the base, without the adapter"
+    config = read_json(merged / "config.json")
+    write_json(merged / "config.json", config | {"rope_theta": 2 * config["rope_theta"]})
+    assert not verified(answered, answered / "peft", merged, items=2)[1], "of other rotary angles"
 
 
-def test_rule_of_merge(chain):
-    directory = chain / "results/runs/tutorial/fold0/seed0/merged"
-    done = snakemake(chain, "results/runs/tutorial/fold0/seed0/merged/config.json", "--configfile", "chain.yaml")
+def test_rules_of_merge_and_verification(chain, tmp_path):
+    """Of the chain's adapter of TP 2 in bf16. An export that is wrong leaves no table."""
+    directory = chain / "results/runs/tutorial/fold0/seed0"
+    tables = [f"results/runs/tutorial/fold0/seed0/{form}.verification.tsv" for form in ("peft", "merged")]
+    done = snakemake(chain, *tables, "--configfile", "chain.yaml")
     assert done.returncode == 0, done.stdout
-    assert {file.name for file in directory.iterdir()} == {file.name for file in (chain / "tiny").iterdir()}
-    model = AutoModelForCausalLM.from_pretrained(directory)
+    assert {file.name for file in (directory / "merged").iterdir()} == {
+        file.name for file in (chain / "tiny").iterdir()
+    }
+    model = AutoModelForCausalLM.from_pretrained(directory / "merged")
     base = AutoModelForCausalLM.from_pretrained(chain / "tiny")
     assert not torch.equal(model(torch.tensor([[5, 6]])).logits, base(torch.tensor([[5, 6]])).logits)
+    for table, names in zip(tables, (["peft"], ["peft", "rounded", "merged"])):
+        header, *rows = ((chain / table).read_text()).splitlines()
+        assert header.split("\t") == ["item", "answer", "nemo", "base", *names, "difference"]
+        assert [row.split("\t")[:2] for row in rows] == [
+            [str(item), answer] for item in range(1, 11) for answer in (*LABELS, "text")
+        ]
+    settings = read_json(directory / "verification/predictions.provenance.json")["settings"]
+    assert (settings["precision"], settings["megatron_amp_O2"]) == (32, False)
+    wrong = changed(directory / "peft", tmp_path / "peft", WRONG["key is value"])
+    files = "--snapshot", chain / "tiny", "--predictions", directory / "verification/predictions.jsonl"
+    options = "--adapter", wrong, "--tokens-to-generate", 6, "--items", 2, "--output", tmp_path / "table.tsv"
+    done = run_script("verify_export.py", *files, *options, check=False)
+    assert done.returncode == 1 and not (tmp_path / "table.tsv").exists()
+    assert re.search(r"peft, 2 items: the adapter changes .*: this is not NeMo's adapter", done.stderr)
+    (wrong / "adapter_config.json").write_text('{"peft_type": "NEW"}')
+    done = run_script("verify_export.py", *files, *options, check=False)
+    assert re.search(r"peft: transformers \S+ and PEFT \S+ do not load it: \S", done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_rule(chain):

@@ -69,6 +69,20 @@ def test_no_tf32(before):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env).stdout == "0 False\n"
 
 
+@pytest.mark.parametrize(("precision", "override"), [("32", "0"), ('"bf16"', None)])
+def test_no_tf32_in_predictions_of_precision_32(precision, override):
+    """Nor where an exported adapter is compared with them. Set before torch is there, as above."""
+    code = "import os, sys, predict\n"
+    code += "say = lambda *_: sys.exit(f\"{os.environ.get('NVIDIA_TF32_OVERRIDE')} {'torch' in sys.modules}\")\n"
+    code += "predict.load_config = say; predict.main()"
+    files = [word for name in ("base", "test", "work-dir", "output") for word in (f"--{name}", "none")]
+    options = "--accelerator", "gpu", "--settings", f'{{"precision": {precision}}}', *files
+    env = environment(TORCHELASTIC_RUN_ID="0")
+    env.pop("NVIDIA_TF32_OVERRIDE", None)
+    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, env=env)
+    assert done.stderr == f"{override} False\n"
+
+
 def largest_difference(output):
     """Of the table that verify_model wrote."""
     header, *rows = (line.split("\t") for line in output.read_text().splitlines())

@@ -195,7 +195,7 @@ class Checks:
         if run not in self.config["runs"]:
             raise Problem(f"{target}: {run} is not among runs: {', '.join(self.config['runs'])}")
         choice = next((name for name, entry in self.config["runs"].items() if run in entry.get("choose", [])), None)
-        if choice and not re.fullmatch(r"(adapter\.|(peft|merged)/)[^/]+", "/".join(parts[3:])):
+        if choice and not re.fullmatch(r"(adapter\.|(peft|merged)[/.])[^/]+", "/".join(parts[3:])):
             why = "only what is chosen gets answers to the test items"
             raise Problem(f"{target}: {run} is a candidate of {choice}: {why}")
         if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed(0|[1-9]\d*)", seed):

@@ -161,12 +161,12 @@ class Parameters:
 
         return quickly(of_job)
 
-    def settings(self, group):
-        """A run's settings for its script, as one JSON string."""
+    def settings(self, group, **fixed):
+        """A run's settings for its script, as one JSON string; those in `fixed` as they are there."""
 
         def of_job(wildcards):
             run = self.config["runs"][wildcards.run]
-            return Unrecorded(json.dumps({key: run[key] for key in SHARED} | run[group], sort_keys=True))
+            return Unrecorded(json.dumps({key: run[key] for key in SHARED} | run[group] | fixed, sort_keys=True))
 
         return quickly(of_job)
 

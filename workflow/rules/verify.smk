@@ -1,7 +1,9 @@
-"""Is the converted model the snapshot's? Nobody else asks for it: snakemake results/base/mistral-7b.verification.tsv
+"""Is what was converted, exported or merged what it was made of? Nobody else asks for it:
+snakemake results/base/mistral-7b.verification.tsv results/runs/lora/fold0/seed0/peft.verification.tsv
 
-In:   resources/hf/{model}/, results/base/{model}/
+In:   resources/hf/{model}/, results/base/{model}/, results/runs/{run}/fold{fold}/seed{seed}/{adapter.nemo,peft/,merged/}
 Out:  results/base/{model}.verification.tsv, the logits of both on a few prompts, side by side
+      results/runs/{run}/fold{fold}/seed{seed}/{peft,merged}.verification.tsv, answers of transformers beside NeMo's
 """
 
 
@@ -33,3 +35,44 @@ rule verify_model:
         " --snapshot {params.snapshot:q}"
         " --base {params.base:q}"
         " --output {output:q} &> {log:q}"
+
+
+use rule predict as predict_for_export with:
+    input:
+        base=of_run("<results>/base/{model}/model_config.yaml"),
+        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+        test=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),  # no candidate answers test items
+    output:
+        predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.jsonl", non_empty=True),
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.provenance.json",
+    log:
+        "<logs>/predict_for_export/{run}/fold{fold}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/predict_for_export/{run}/fold{fold}-seed{seed}.tsv"
+    params:
+        settings=settings("predict", precision=32, megatron_amp_O2=False),
+
+
+rule verify_export:
+    """Answers of transformers with the adapter, or of the merged model, beside NeMo's. Fails where they differ."""
+    input:
+        snapshot=of_run("<resources>/hf/{model}/manifest.json"),
+        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
+        merged=lambda w: [f"<results>/runs/{w.run}/fold{w.fold}/seed{w.seed}/merged/config.json"][: w.form == "merged"],
+        predictions="<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.jsonl",
+    output:
+        "<results>/runs/{run}/fold{fold}/seed{seed}/{form,peft|merged}.verification.tsv",
+    log:
+        "<logs>/verify_export/{run}/fold{fold}-seed{seed}-{form}.log",
+    conda:
+        "../../envs/host.yaml"
+    threads: 8  # a 7B model takes 32 GB
+    params:
+        script=script("verify_export"),
+        code=code("verify_export"),
+        snapshot=subpath(input.snapshot, parent=True),
+        adapter=subpath(input.adapter, parent=True),
+        tokens=of_run("{predict[tokens_to_generate]}"),
+    shell:
+        "python {params.script:q} --snapshot {params.snapshot:q} --adapter {params.adapter:q} --merged {input.merged:q}"
+        " --predictions {input.predictions:q} --tokens-to-generate {params.tokens} --output {output:q} &> {log:q}"

@@ -94,6 +94,8 @@ def main():
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
 
+    if args.settings["precision"] == 32:  # else TransformerEngine takes TF32; read by CUDA's libraries, before torch
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     # for NeMo's index of the test set, which it would take for another test set's where it finds it again
     index_dir = Path(tempfile.gettempdir(), f"predict-{os.environ['TORCHELASTIC_RUN_ID']}")
     paths = {"base": str(args.base.resolve()), "test": str(args.test.resolve()), "index_dir": str(index_dir)}
