@@ -95,6 +95,7 @@ def logits(model):
         (ALL, {"layers_to_transform": [1]}),
         (ALL, {"layers_to_transform": 0}),
         (r".*layers\.1\..*(q_proj|up_proj)", {}),
+        (ALL, {"rank_pattern": {"q_proj": 3, r"layers.1.mlp.up_proj": 8}, "alpha_pattern": {"v_proj": 7}}),
     ],
 )
 def test_merged_is_base_with_adapter_in_fp32(bases, tmp_path, name, targets, options):
@@ -191,13 +192,18 @@ def adapter(of_queries_and_values, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"use_dora": True}, "use_dora is True, which can't be merged here"),
+        ({"use_dora": True}, "use_dora is True, which is not supported"),
         ({"bias": "all"}, "bias is all"),
         ({"lora_bias": True}, "lora_bias is True"),
         ({"peft_type": "LOHA"}, "peft_type is LOHA; only LORA"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']"),
-        ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern is {'q_proj': 3}"),
-        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern is"),
+        ({"alpha_pattern": {"q_proj": None}}, "alpha_pattern.q_proj is None, not a number"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is ['q_proj'], no object"),
+        ({"rank_pattern": {"q_proj": 3}}, "q_proj has the shape [5, 128]; base and r make it [3, 128]"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj is 0, not a positive number"),
+        ({"rank_pattern": {"(": 3}}, "( is no regular expression"),
+        ({"target_modules": "("}, "( is no regular expression"),
+        ({"target_modules": 3}, "target_modules is 3"),
         ({"layer_replication": [[0, 2]]}, "layer_replication is"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is pissa"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out is True"),

@@ -22,6 +22,7 @@ PAIRS = {
     "lora_hto4h_adapter": (0, ("mlp.gate_proj", "mlp.up_proj")),
     "lora_4htoh_adapter": (1, ("mlp.down_proj",)),
 }
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 NAME = re.compile(  # where megatron_amp_O2 wraps the model, older generations say so in the names
     r"model\.(?:module\.)?decoder\.layers\.(\d+)\.(?:self_attention|mlp)\.adapter_layer\.(\w+)\.(linear_\w+)\.weight"
 )
@@ -33,7 +34,10 @@ def load_weights(file, name, content):
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # of many kinds, where it is damaged
         weights = None
-    if isinstance(weights, dict) and all(torch.is_tensor(tensor) for tensor in weights.values()):
+    if isinstance(weights, dict) and all(
+        torch.is_tensor(tensor) and tensor.dtype in DTYPES and tensor.layout == torch.strided
+        for tensor in weights.values()
+    ):
         return weights
     sys.exit(f"{file}: {name} holds more than tensors, or is damaged, and is refused. Take one that train_lora wrote.")
 
@@ -65,13 +69,17 @@ def read_adapter(file):
     peft = config.get("peft") or {}
     if peft.get("peft_scheme") != "lora":
         sys.exit(f"{file}: its peft_scheme is {peft.get('peft_scheme')}; only lora can be read.")
+    lora = peft.get("lora_tuning") or {}
+    if not isinstance(lora.get("adapter_dim"), int) or not isinstance(lora.get("alpha"), int | float | None):
+        found = f"adapter_dim {lora.get('adapter_dim')} and alpha {lora.get('alpha')}"
+        sys.exit(f"{file}: has {found}; the first must be a number, the second a number or null.")
     shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in ranks]
     if any(found != shapes[0] for found in shapes) or any(len(shape) != 2 for shape in shapes[0].values()):
         sys.exit(f"{file}: the shapes of its tensor-parallel ranks do not fit together.")
     pairs = {}
     for name in ranks[0]:
         match = NAME.fullmatch(name)
-        if not match or match[2] not in PAIRS or peft["lora_tuning"].get("weight_tying"):
+        if not match or match[2] not in PAIRS or lora.get("weight_tying"):
             sys.exit(f"{file}: holds {name}; of LoRA only NeMo's `variant: nemo` without weight_tying can be read.")
         pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = [weights[name] for weights in ranks]
     if not pairs or any(pair.keys() != {"linear_in", "linear_out"} for pair in pairs.values()):
