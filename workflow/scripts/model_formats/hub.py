@@ -1,12 +1,11 @@
 """What the Hub, or its cache on this machine, says of a repository: the commit and the files that are wanted of it."""
 
-import sys
 from pathlib import Path
 
 import requests
 from common.files import read_json
 from huggingface_hub import HfApi, errors, snapshot_download
-from model_formats.manifest import ADAPTER, belongs, snapshot_files
+from model_formats.manifest import ADAPTER, belongs, refuse_other_adapters, refuse_other_weights, snapshot_files
 from urllib3.util import Retry
 
 
@@ -19,22 +18,12 @@ def patient_session():
     return session
 
 
-def refuse_adapter(repo, names):
-    """Exits, as `names`, all files of the repository, are not those of an adapter that is safe to open."""
-    if "adapter_config.json" not in names:
-        sys.exit(f"{repo} holds no adapter_config.json: it is no adapter in PEFT's format.")
-    if "adapter_model.bin" in names:
-        why = "which may run any code when it is opened, and no adapter_model.safetensors"
-        sys.exit(f"{repo} holds adapter_model.bin, {why}: ask its owner for that.")
-    sys.exit(f"{repo} holds no adapter_model.safetensors, which an adapter in PEFT's format has.")
-
-
 def ask_hub(repo, revision, patterns):
     """The commit, and {name: (size, ETag)}: the sha256 of an LFS file, git's blob id of another."""
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=60)  # by itself it waits for ever
+    refuse = refuse_other_adapters if patterns is ADAPTER else refuse_other_weights
+    refuse(repo, [file.rfilename for file in info.siblings])
     files = [file for file in info.siblings if belongs(file.rfilename, patterns)]
-    if patterns is ADAPTER and len(files) < len(ADAPTER):
-        refuse_adapter(repo, {file.rfilename for file in info.siblings})
     return info.sha, {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
 
 

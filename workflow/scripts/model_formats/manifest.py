@@ -46,6 +46,16 @@ def refuse_other_weights(source, names):
         sys.exit(f"{source}: has no weights as model*.safetensors, {found}. Take a repository or revision that has.")
 
 
+def refuse_other_adapters(source, names):
+    """Exits where files, by their names, are no adapter in PEFT's format with its weights in safetensors."""
+    config, weights = ADAPTER
+    if config not in names:
+        sys.exit(f"{source}: holds no {config}, it is no adapter in PEFT's format.")
+    if weights not in names:
+        found = "only adapter_model.bin, which may run any code" if "adapter_model.bin" in names else "none"
+        sys.exit(f"{source}: has no weights as {weights}, {found}. Take a repository or revision that has.")
+
+
 def remove_snapshot(directory):
     """Removes another model's files under the same name; of a local snapshot they are links, never written through."""
     for file in directory.iterdir():
