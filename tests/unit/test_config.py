@@ -17,6 +17,7 @@ from workflow.planning.yaml_files import check as check_yaml
 SCHEMA = str(ROOT / "workflow/schemas/config.schema.yaml")
 NEMO_KEYS = yaml.safe_load((ROOT / "workflow/scripts/train_lora.yaml").read_text())
 
+THEIRS = "theirs: {model: mistral-7b, dataset: pubmedqa, adapter: {"
 CHOSEN = "chosen: {model: mistral-7b, dataset: pubmedqa, choose:"
 MISTAKES = {  # laid over config/config.yaml: what is said, before what the schema says of the key
     "target: [lora]": "target: no such key; is it targets?",
@@ -31,7 +32,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "runs: {lora: {train: {repeat_maybe: 1}}}": "runs.lora.train.repeat_maybe: 1 is less than the minimum of 2",
     "runs: {base: {repeat_maybe: 2}}": (
         "runs.base.repeat_maybe: no such key; there are model, dataset, label, folds, seeds, devices, "
-        "tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, train, choose, predict"
+        "tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, train, choose, adapter, predict"
     ),
     "runs: {lora: {folds: [0, 10]}}": "runs.lora.folds: 10 is greater than the maximum of 9",
     "runs: {lora: {label: gold}}": (
@@ -134,6 +135,19 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "{targets: [base], runs: {lora: {choose: [lora, tutorial]}}}": (
         "runs.lora.choose: stands beside train:; a run has one of them"
     ),
+    f"runs: {{{THEIRS}}}}}}}": "runs.theirs.adapter: has nothing; it needs repo and revision or directory or nemo",
+    f"runs: {{{THEIRS} repo: org/x}}}}}}": (
+        "runs.theirs.adapter: has repo; it needs repo and revision or directory or nemo"
+    ),
+    f"runs: {{{THEIRS} nemo: a, directory: b}}}}}}": (
+        "runs.theirs.adapter: has nemo, directory; it needs repo and revision or directory or nemo"
+    ),
+    f"runs: {{{THEIRS} repo: org/x, revision: main}}}}}}": (
+        "runs.theirs.adapter.revision: 'main' does not match '^[0-9a-f]{40}$'"
+    ),
+    f"runs: {{{THEIRS} directory: no/such}}}}}}": "runs.theirs.adapter: there is no no/such/adapter_config.json",
+    f"runs: {{{THEIRS} nemo: no/such.nemo}}}}}}": "runs.theirs.adapter: there is no no/such.nemo",
+    "runs: {lora: {adapter: {nemo: x.nemo}}}": "runs.lora.adapter: stands beside train:; a run has one of them",
     "datasets: {x: {simulate: 1, directory: d}}": (
         "datasets.x: has simulate, directory; it needs revision or directory or simulate"
     ),
@@ -255,6 +269,56 @@ def test_the_file_with_the_last_word_is_named(checked):
 def test_a_module_has_no_file(checked):
     checks = Checks({}, [], module="peft")
     assert said(checks.refuse, ["runs", "x"], "so") == "config of module peft: runs.x: so"
+
+
+HUB = f"repo: org/x, revision: {40 * 'a'}"
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "words"),
+    [
+        ("folds: [0, 1]", "folds", "2 of them, but an adapter from elsewhere is one model"),
+        ("seeds: [0, 3]", "seeds", "2 of them, but an adapter from elsewhere is one model"),
+        ("choose: [lora, tutorial]", "adapter", "stands beside choose:; a run has one of them"),
+    ],
+)
+def test_adapter_from_elsewhere_is_one(checked, more, key, words):
+    run = f"model: mistral-7b, dataset: pubmedqa, adapter: {{{HUB}}}"
+    checked(f"runs: {{theirs: {{{run}, folds: [3], seeds: [5]}}}}")
+    assert said(checked, f"{{targets: [base], runs: {{theirs: {{{run}, {more}}}}}}}").startswith(
+        f"mine.yaml: runs.theirs.{key}: {words}"
+    )
+
+
+def test_adapter_is_no_candidate(checked):
+    theirs = f"theirs: {{model: mistral-7b, dataset: pubmedqa, adapter: {{{HUB}}}}}"
+    config = f"{{targets: [base], runs: {{{theirs}, {CHOSEN} [theirs, lora]}}}}}}"
+    assert said(checked, config) == "mine.yaml: runs.chosen.choose: theirs is not among the runs that have train:"
+
+
+def test_adapter_of_ones_own(checked, tmp_path):
+    """What adapter_config.json says is refused before any job."""
+    config, run = tmp_path / "peft/adapter_config.json", f"runs: {{{THEIRS} directory: peft}}}}}}"
+    place = "mine.yaml: runs.theirs.adapter:"
+    write_json(config, {})
+    (tmp_path / "peft/adapter_model.bin").touch()
+    assert said(checked, run).startswith(f"{place} peft has its weights as adapter_model.bin, which may run any code")
+    (tmp_path / "peft/adapter_model.safetensors").touch()
+    peft = {"peft_type": "LORA", "base_model_name_or_path": "mistralai/Mistral-7B-v0.1", "use_dora": False}
+    for change, words in (
+        ({"use_dora": True}, "use_dora is True, which is not supported"),
+        (
+            {"base_model_name_or_path": "org/x"},
+            "the adapter is one of org/x, the snapshot is mistralai/Mistral-7B-v0.1",
+        ),
+        ({"peft_type": None}, "peft_type is None; only LORA is supported"),
+    ):
+        write_json(config, peft | change)
+        assert said(checked, run).startswith(f"{place} peft/adapter_config.json: {words}")
+    config.write_text("[")
+    assert said(checked, run).startswith(f"{place} peft/adapter_config.json: no object in JSON")
+    write_json(config, peft)
+    checked(run)
 
 
 @pytest.mark.parametrize("model", ["snapshot", "fetched"])

@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from . import Problem
+from . import Problem, adapters
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
 from .sweeps import unfold
@@ -97,6 +97,8 @@ class Checks:
             self.check_run(name, run, nemo_keys)
         for name, run in self.config["runs"].items():
             self.check_heads(name, run, fetched)
+            if "adapter" in run:
+                adapters.check(self, name)
             if "choose" in run:
                 self.check_choice(name, run)
 

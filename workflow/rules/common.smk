@@ -17,6 +17,7 @@ table = of_clone("planning.table").Table(config)
 of_targets, of_table = table.of_targets, table.of_table
 names_of_targets, sources = table.names_of_targets, table.sources
 devices, devices_of_model, gpus = parameters.devices, parameters.devices_of_model, parameters.gpus
+adapters = of_clone("planning.adapters").Adapters(config)
 anew = of_clone("planning.forced").anew(workflow, GPU_RULES["train_lora"])
 
 
