@@ -1,5 +1,5 @@
 """import_adapter: adapters in PEFT's format and NeMo's become NeMo's of tensor parallelism 1, to the last bit; what
-would not is refused. That NeMo answers with them as PEFT does: tests/workflow/test_import.py."""
+would not is refused. That NeMo answers with them as PEFT does: tests/workflow/test_imported.py."""
 
 import itertools
 import json
@@ -18,9 +18,9 @@ from model_formats.snapshot import Snapshot
 from test_lora import PAIRS, QKV, Malicious, saved, weights
 from test_lora import snapshot as nemo_snapshot  # noqa: F401
 from test_lora import write_adapter as write_nemo
-from test_merge import ALL, BASES, change_config
-from test_merge import write_adapter as write_peft
-from tiny import write_snapshot
+from test_merge import BASES, change_config
+from tiny import ALL, write_snapshot
+from tiny import write_adapter as write_peft
 
 BASE = {"hidden_size": 128, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "precision": "bf16"}
 

@@ -5,20 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
 
 import numpy as np
-import peft
 import pytest
 import torch
 from common.files import read_json
 from helpers import KILLED, SCRIPTS, change_weights, environment, run_script
 from merge_model import from_fp32
 from safetensors.torch import load_file, save_file
-from tiny import write_sentencepiece, write_snapshot, write_tokenizer_json
+from tiny import ALL, write_adapter, write_sentencepiece, write_snapshot, write_tokenizer_json
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
-ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPES = {"hidden_size": 128, "intermediate_size": 1200, "num_hidden_layers": 2, "vocab_size": 400}  # several blocks
 SHAPES |= {"num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 256}
 BASES = {
@@ -42,20 +39,6 @@ def base(bases, tmp_path):
 def change_config(adapter, **keys):
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(read_json(file) | keys))
-
-
-def write_adapter(snapshot, directory, targets=ALL, **options):
-    """A random one, by peft; returns the model with it, in fp32."""
-    model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32)
-    options = {"r": 5, "lora_alpha": 12, "target_modules": targets, "task_type": "CAUSAL_LM"} | options
-    torch.manual_seed(1)
-    with warnings.catch_warnings(action="ignore"):  # of a base that is not on the Hub
-        model = peft.get_peft_model(model, peft.LoraConfig(**options))
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-        model.save_pretrained(directory)
-    return model.eval()
 
 
 def merge(snapshot, adapter, output, check=True):
