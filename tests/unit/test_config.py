@@ -145,8 +145,10 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     f"runs: {{{THEIRS} repo: org/x, revision: main}}}}}}": (
         "runs.theirs.adapter.revision: 'main' does not match '^[0-9a-f]{40}$'"
     ),
-    f"runs: {{{THEIRS} directory: no/such}}}}}}": "runs.theirs.adapter: there is no no/such/adapter_config.json",
-    f"runs: {{{THEIRS} nemo: no/such.nemo}}}}}}": "runs.theirs.adapter: there is no no/such.nemo",
+    f"targets: [theirs]\nruns: {{{THEIRS} directory: no/such}}}}}}": (
+        "runs.theirs.adapter: there is no no/such/adapter_config.json"
+    ),
+    f"targets: [theirs]\nruns: {{{THEIRS} nemo: no/such.nemo}}}}}}": "runs.theirs.adapter: there is no no/such.nemo",
     "runs: {lora: {adapter: {nemo: x.nemo}}}": "runs.lora.adapter: stands beside train:; a run has one of them",
     "datasets: {x: {simulate: 1, directory: d}}": (
         "datasets.x: has simulate, directory; it needs revision or directory or simulate"
@@ -298,7 +300,7 @@ def test_adapter_is_no_candidate(checked):
 
 def test_adapter_of_ones_own(checked, tmp_path):
     """What adapter_config.json says is refused before any job."""
-    config, run = tmp_path / "peft/adapter_config.json", f"runs: {{{THEIRS} directory: peft}}}}}}"
+    config, run = tmp_path / "peft/adapter_config.json", f"targets: [theirs]\nruns: {{{THEIRS} directory: peft}}}}}}"
     place = "mine.yaml: runs.theirs.adapter:"
     write_json(config, {})
     (tmp_path / "peft/adapter_model.bin").touch()
@@ -319,6 +321,8 @@ def test_adapter_of_ones_own(checked, tmp_path):
     assert said(checked, run).startswith(f"{place} peft/adapter_config.json: no object in JSON")
     write_json(config, peft)
     checked(run)
+    write_json(config, {})
+    checked(run.replace("[theirs]", "[base]"))  # nobody asks for it; it may be on another machine
 
 
 @pytest.mark.parametrize("model", ["snapshot", "fetched"])

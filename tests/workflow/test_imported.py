@@ -144,3 +144,9 @@ def test_export_of_it(project, monkeypatch):
     assert read_json(project / target)["r"] == 10
     predictions = read_jsonl(project / "results/runs/hub/fold0/seed0/predictions.jsonl")
     assert largest_difference((project / target).parent, predictions[:2]) < 1e-4
+
+
+def test_no_model_card_of_what_was_not_trained_here(project):
+    assert "export_adapter" not in call(project, "export", "--dry-run").stdout
+    done = call(project, "results/runs/hub/fold0/seed0/peft/README.md", "--dry-run")
+    assert done.returncode == 1 and "MissingRuleException" in done.stdout

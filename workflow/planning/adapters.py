@@ -65,15 +65,21 @@ def local_files(adapter):
 
 
 def check(checks, name):
-    """Refuses, of the run, what can be told without its weights. checks: of the configuration."""
+    """Refuses, of a run, what can be told without its weights. checks: of the configuration."""
     run = checks.config["runs"][name]
-    path, adapter = ["runs", name, "adapter"], run["adapter"]
+    path = ["runs", name, "adapter"]
     for key in ("train", "choose"):
         if key in run:
             checks.refuse(path, f"stands beside {key}:; a run has one of them")
     for key in ("folds", "seeds"):
         if len(run[key]) > 1:
             checks.refuse(["runs", name, key], f"{len(run[key])} of them, but an adapter from elsewhere is one model")
+    if not checks.module and name in checks.config["targets"]:  # as with models: others may be of another machine
+        check_files(checks, path, run["adapter"], checks.config["models"][run["model"]])
+
+
+def check_files(checks, path, adapter, model):
+    """Refuses a local adapter that is not there, or whose adapter_config.json tells of more than LoRA."""
     directory = Path(adapter.get("directory", ""))
     if "directory" in adapter and not (directory / ADAPTER[1]).is_file() and (directory / "adapter_model.bin").exists():
         problem = f"{directory} has its weights as adapter_model.bin, which may run any code when it is opened"
@@ -81,7 +87,6 @@ def check(checks, name):
     if missing := next((file for file in local_files(adapter) if not os.path.isfile(file)), None):
         checks.refuse(path, f"there is no {missing}")
     if "directory" in adapter:
-        model = checks.config["models"][run["model"]]
         try:
             problem = PeftConfig(directory / ADAPTER[0]).problem(model.get("repo"), model.get("revision"))
         except ValueError as error:

@@ -36,7 +36,7 @@ class PeftAdapter:
         weights = directory / "adapter_model.safetensors"
         for file in (directory / "adapter_config.json", weights):
             if not file.exists():
-                sys.exit(f"{file} is missing: --adapter must be a directory that PEFT saved, with safetensors.")
+                sys.exit(f"{file} is missing, which a directory has that PEFT saved, with safetensors.")
         try:
             self.config = PeftConfig(directory / "adapter_config.json")
         except ValueError as error:
