@@ -1,4 +1,4 @@
-"""A tiny Mistral with random weights and a sentencepiece tokenizer, as a Hugging Face snapshot.
+"""A tiny Mistral with random weights and a sentencepiece tokenizer, as a Hugging Face snapshot; adapters of it.
 
 python tests/tiny.py DIRECTORY
 """
@@ -6,6 +6,7 @@ python tests/tiny.py DIRECTORY
 import json
 import random
 import sys
+import warnings
 from pathlib import Path
 
 import sentencepiece
@@ -16,6 +17,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedTokenizerFast
 
 WINDOW = 48  # shorter than the prompts: the sliding window takes part
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
@@ -86,6 +88,22 @@ def make_tiny_mistral(directory):
         torch_dtype="bfloat16",
     )
     return write_snapshot(directory, config, write_sentencepiece)
+
+
+def write_adapter(snapshot, directory, targets=ALL, **options):
+    """A random adapter of it, by peft; returns the model with it, in fp32."""
+    import peft
+
+    model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32)
+    options = {"r": 5, "lora_alpha": 12, "target_modules": targets, "task_type": "CAUSAL_LM"} | options
+    torch.manual_seed(1)
+    with warnings.catch_warnings(action="ignore"):  # of a base that is not on the Hub
+        model = peft.get_peft_model(model, peft.LoraConfig(**options))
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        model.save_pretrained(directory)
+    return model.eval()
 
 
 if __name__ == "__main__":

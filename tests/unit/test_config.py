@@ -12,11 +12,13 @@ from snakemake.utils import update_config, validate
 
 from workflow.planning import Problem
 from workflow.planning.config import Checks
+from workflow.planning.targets import check as check_target
 from workflow.planning.yaml_files import check as check_yaml
 
 SCHEMA = str(ROOT / "workflow/schemas/config.schema.yaml")
 NEMO_KEYS = yaml.safe_load((ROOT / "workflow/scripts/train_lora.yaml").read_text())
 
+THEIRS = "theirs: {model: mistral-7b, dataset: pubmedqa, adapter: {"
 CHOSEN = "chosen: {model: mistral-7b, dataset: pubmedqa, choose:"
 MISTAKES = {  # laid over config/config.yaml: what is said, before what the schema says of the key
     "target: [lora]": "target: no such key; is it targets?",
@@ -31,7 +33,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "runs: {lora: {train: {repeat_maybe: 1}}}": "runs.lora.train.repeat_maybe: 1 is less than the minimum of 2",
     "runs: {base: {repeat_maybe: 2}}": (
         "runs.base.repeat_maybe: no such key; there are model, dataset, label, folds, seeds, devices, "
-        "tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, train, choose, predict"
+        "tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, train, choose, adapter, predict"
     ),
     "runs: {lora: {folds: [0, 10]}}": "runs.lora.folds: 10 is greater than the maximum of 9",
     "runs: {lora: {label: gold}}": (
@@ -132,7 +134,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
         "runs.lora.train.adapter_dim: 6 is no multiple of tensor_model_parallel_size 4, which share it out"
     ),
     "runs: {lora: {train: {start_from: base}}}": (
-        "runs.lora.train.start_from: base is not among the runs that have train: or choose:"
+        "runs.lora.train.start_from: base is not among the runs that have train: or choose: or adapter:"
     ),
     "runs: {lora: {train: {start_from: lora}}}": (
         "runs.lora.train.start_from: lora itself needs the adapter of lora; a training can't start from its own"
@@ -174,6 +176,21 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "{targets: [base], runs: {lora: {choose: [lora, tutorial]}}}": (
         "runs.lora.choose: stands beside train:; a run has one of them"
     ),
+    f"runs: {{{THEIRS}}}}}}}": "runs.theirs.adapter: has nothing; it needs repo and revision or directory or nemo",
+    f"runs: {{{THEIRS} repo: org/x}}}}}}": (
+        "runs.theirs.adapter: has repo; it needs repo and revision or directory or nemo"
+    ),
+    f"runs: {{{THEIRS} nemo: a, directory: b}}}}}}": (
+        "runs.theirs.adapter: has nemo, directory; it needs repo and revision or directory or nemo"
+    ),
+    f"runs: {{{THEIRS} repo: org/x, revision: main}}}}}}": (
+        "runs.theirs.adapter.revision: 'main' does not match '^[0-9a-f]{40}$'"
+    ),
+    f"targets: [theirs]\nruns: {{{THEIRS} directory: no/such}}}}}}": (
+        "runs.theirs.adapter: there is no no/such/adapter_config.json"
+    ),
+    f"targets: [theirs]\nruns: {{{THEIRS} nemo: no/such.nemo}}}}}}": "runs.theirs.adapter: there is no no/such.nemo",
+    "runs: {lora: {adapter: {nemo: x.nemo}}}": "runs.lora.adapter: stands beside train:; a run has one of them",
     "datasets: {x: {simulate: 1, directory: d}}": (
         "datasets.x: has simulate, directory; it needs revision or directory or simulate"
     ),
@@ -298,6 +315,58 @@ def test_a_module_has_no_file(checked):
     assert said(checks.refuse, ["runs", "x"], "so") == "config of module peft: runs.x: so"
 
 
+HUB = f"repo: org/x, revision: {40 * 'a'}"
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "words"),
+    [
+        ("folds: [0, 1]", "folds", "2 of them, but an adapter from elsewhere is one model"),
+        ("seeds: [0, 3]", "seeds", "2 of them, but an adapter from elsewhere is one model"),
+        ("choose: [lora, tutorial]", "adapter", "stands beside choose:; a run has one of them"),
+    ],
+)
+def test_adapter_from_elsewhere_is_one(checked, more, key, words):
+    run = f"model: mistral-7b, dataset: pubmedqa, adapter: {{{HUB}}}"
+    checked(f"runs: {{theirs: {{{run}, folds: [3], seeds: [5]}}}}")
+    assert said(checked, f"{{targets: [base], runs: {{theirs: {{{run}, {more}}}}}}}").startswith(
+        f"mine.yaml: runs.theirs.{key}: {words}"
+    )
+
+
+def test_adapter_is_no_candidate(checked):
+    theirs = f"theirs: {{model: mistral-7b, dataset: pubmedqa, adapter: {{{HUB}}}}}"
+    config = f"{{targets: [base], runs: {{{theirs}, {CHOSEN} [theirs, lora]}}}}}}"
+    assert said(checked, config) == "mine.yaml: runs.chosen.choose: theirs is not among the runs that have train:"
+
+
+def test_adapter_of_ones_own(checked, tmp_path):
+    """What adapter_config.json says is refused before any job."""
+    config, run = tmp_path / "peft/adapter_config.json", f"targets: [theirs]\nruns: {{{THEIRS} directory: peft}}}}}}"
+    place = "mine.yaml: runs.theirs.adapter:"
+    write_json(config, {})
+    (tmp_path / "peft/adapter_model.bin").touch()
+    assert said(checked, run).startswith(f"{place} peft has its weights as adapter_model.bin, which may run any code")
+    (tmp_path / "peft/adapter_model.safetensors").touch()
+    peft = {"peft_type": "LORA", "base_model_name_or_path": "mistralai/Mistral-7B-v0.1", "use_dora": False}
+    for change, words in (
+        ({"use_dora": True}, "use_dora is True, which is not supported"),
+        (
+            {"base_model_name_or_path": "org/x"},
+            "the adapter is one of org/x, the snapshot is mistralai/Mistral-7B-v0.1",
+        ),
+        ({"peft_type": None}, "peft_type is None; only LORA is supported"),
+    ):
+        write_json(config, peft | change)
+        assert said(checked, run).startswith(f"{place} peft/adapter_config.json: {words}")
+    config.write_text("[")
+    assert said(checked, run).startswith(f"{place} peft/adapter_config.json: no object in JSON")
+    write_json(config, peft)
+    checked(run)
+    write_json(config, {})
+    checked(run.replace("[theirs]", "[base]"))  # nobody asks for it; it may be on another machine
+
+
 @pytest.mark.parametrize("model", ["snapshot", "fetched"])
 def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
     fetched, snapshot = tmp_path / "hf", tmp_path / "hf/local"
@@ -333,26 +402,29 @@ CANDIDATE = "other is a candidate of chosen: only what is chosen gets answers to
 def test_target_that_there_cannot_be(checked, target, words):
     run = "model: mistral-7b, dataset: pubmedqa, label: reasoning_required_pred"
     other = f"other: {{{run}, train: {{max_steps: 5, val_check_interval: 5, lr: 0.1}}}}"
-    checks = checked(f"{{targets: [base], runs: {{{other}, chosen: {{{run}, choose: [tutorial, other]}}}}}}")
-    directory = "results/runs"
-    assert said(checks.check_target, f"{directory}/{target}", directory) == f"{directory}/{target}: {words}"
+    runs, directory = (
+        checked(f"{{targets: [base], runs: {{{other}, chosen: {{{run}, choose: [tutorial, other]}}}}}}").config["runs"],
+        "results/runs",
+    )
+    assert said(check_target, f"{directory}/{target}", runs, directory) == f"{directory}/{target}: {words}"
     for right in (
         *("other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json"),
         *("other/fold0/seed0/peft/README.md", "other/fold0/seed0/merged/config.json"),
         "other/fold0/seed0/merged.verification.tsv",  # of validation items
     ):
-        checks.check_target(f"{directory}/{right}", directory)
-    checks.check_target("results/accuracy.tsv", directory)
+        check_target(f"{directory}/{right}", runs, directory)
+    check_target("results/accuracy.tsv", runs, directory)
 
 
 def test_target_that_is_no_file_from_here(checked):
-    check, directory = checked("targets: [base]").check_target, "results/runs"
+    runs, directory = checked("targets: [base]").config["runs"], "results/runs"
     one = "results/runs/lora/fold0/seed0/metrics.json"
-    assert said(check, "lora", directory) == (
+    assert said(check_target, "lora", runs, directory) == (
         f"lora: is a run and no target. Put it under targets:, or ask for a file of it: {one}"
     )
-    check("lora", directory, "--profile")
-    assert said(check, str(Path.cwd() / one), directory) == f"{Path.cwd() / one}: a target is a path from here: {one}"
+    check_target("lora", runs, directory, "--profile")
+    there = str(Path.cwd() / one)
+    assert said(check_target, there, runs, directory) == f"{there}: a target is a path from here: {one}"
 
 
 def test_the_command_line_has_the_last_word(checked):

@@ -240,3 +240,55 @@ def test_token_is_nowhere(tmp_path):
     assert any(".snakemake/metadata" in str(file) for file in files)
     assert not [line for line in command_lines if TOKEN.encode() in line]
     assert not [file for file in files if TOKEN.encode() in file.read_bytes()]
+
+
+ADAPTER = {"adapter_config.json": b"{}", "adapter_model.safetensors": bytes(range(256)) * 100_000}
+
+
+def of_adapter(out):
+    return "download_model.py", "--adapter", "org/model", "--revision", COMMIT, "--output-dir", out
+
+
+def test_adapter(tmp_path):
+    """Its two files and nothing else; cut off and continued; then from what is there, and from the Hub's cache."""
+    others = {"adapter_model.bin": b"\x01", "config.json": b"{}", "model.safetensors": b"\x01", "tokenizer.model": b"1"}
+    faults = [("GET", "adapter_model.safetensors", "cut")]
+    files = ADAPTER | others | {"checkpoint-9/adapter_config.json": b"{}"}
+    with serve_hub("org/model", COMMIT, files, gated=TOKEN, faults=faults) as (endpoint, seen):
+        run_script(*of_adapter(tmp_path / "out"), HF_ENDPOINT=endpoint, HF_TOKEN=TOKEN)
+        assert is_whole(tmp_path / "out", ADAPTER)
+        assert [request for request in seen if "/cdn/" in request] == [
+            "GET /cdn/adapter_model.safetensors",
+            "GET /cdn/adapter_model.safetensors bytes=10485760-",
+        ]
+        assert {file.name for file in (tmp_path / "out").iterdir()} - {".cache"} == {
+            *ADAPTER,
+            "hub.json",
+            "manifest.json",
+        }
+        fill = [sys.executable, "-c", "import huggingface_hub as hub; hub.snapshot_download('org/model')"]
+        env = environment(HF_ENDPOINT=endpoint, HF_TOKEN=TOKEN)
+        subprocess.run(fill, check=True, env=env, stderr=subprocess.DEVNULL)
+    (tmp_path / "out/manifest.json").unlink()
+    for out in ("out", "cached"):
+        run_script(*of_adapter(tmp_path / out), HF_HUB_OFFLINE="1")
+        assert is_whole(tmp_path / out, ADAPTER)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            ["adapter_config.json", "adapter_model.bin"],
+            "has no weights as adapter_model.safetensors, only adapter_model.bin, which may run any code. Take",
+        ),
+        (["adapter_config.json"], "org/model: has no weights as adapter_model.safetensors, none. Take"),
+        (["adapter_model.safetensors", "config.json"], "org/model: holds no adapter_config.json, it is no adapter"),
+    ],
+)
+def test_what_is_no_safe_adapter(tmp_path, files, words):
+    """Nothing of it is fetched."""
+    with serve_hub("org/model", COMMIT, dict.fromkeys(files, b"{}")) as (endpoint, seen):
+        done = run_script(*of_adapter(tmp_path / "out"), check=False, HF_ENDPOINT=endpoint)
+    assert is_refused(done, tmp_path / "out", words) and not [request for request in seen if "/resolve/" in request]
+    assert not list((tmp_path / "out").iterdir())

@@ -5,20 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
 
 import numpy as np
-import peft
 import pytest
 import torch
 from common.files import read_json
 from helpers import KILLED, SCRIPTS, change_weights, environment, run_script
 from merge_model import from_fp32
 from safetensors.torch import load_file, save_file
-from tiny import write_sentencepiece, write_snapshot, write_tokenizer_json
+from tiny import ALL, write_adapter, write_sentencepiece, write_snapshot, write_tokenizer_json
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
-ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPES = {"hidden_size": 128, "intermediate_size": 1200, "num_hidden_layers": 2, "vocab_size": 400}  # several blocks
 SHAPES |= {"num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 256}
 BASES = {
@@ -42,20 +39,6 @@ def base(bases, tmp_path):
 def change_config(adapter, **keys):
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(read_json(file) | keys))
-
-
-def write_adapter(snapshot, directory, targets=ALL, **options):
-    """A random one, by peft; returns the model with it, in fp32."""
-    model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32)
-    options = {"r": 5, "lora_alpha": 12, "target_modules": targets, "task_type": "CAUSAL_LM"} | options
-    torch.manual_seed(1)
-    with warnings.catch_warnings(action="ignore"):  # of a base that is not on the Hub
-        model = peft.get_peft_model(model, peft.LoraConfig(**options))
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-        model.save_pretrained(directory)
-    return model.eval()
 
 
 def merge(snapshot, adapter, output, check=True):
@@ -95,6 +78,7 @@ def logits(model):
         (ALL, {"layers_to_transform": [1]}),
         (ALL, {"layers_to_transform": 0}),
         (r".*layers\.1\..*(q_proj|up_proj)", {}),
+        (ALL, {"rank_pattern": {"q_proj": 3, r"layers.1.mlp.up_proj": 8}, "alpha_pattern": {"v_proj": 7}}),
     ],
 )
 def test_merged_is_base_with_adapter_in_fp32(bases, tmp_path, name, targets, options):
@@ -191,13 +175,18 @@ def adapter(of_queries_and_values, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"use_dora": True}, "use_dora is True, which can't be merged here"),
+        ({"use_dora": True}, "use_dora is True, which is not supported"),
         ({"bias": "all"}, "bias is all"),
         ({"lora_bias": True}, "lora_bias is True"),
         ({"peft_type": "LOHA"}, "peft_type is LOHA; only LORA"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']"),
-        ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern is {'q_proj': 3}"),
-        ({"rank_pattern": {"q_proj": 3}}, "rank_pattern is"),
+        ({"alpha_pattern": {"q_proj": None}}, "alpha_pattern.q_proj is None, not a number"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern is ['q_proj'], no object"),
+        ({"rank_pattern": {"q_proj": 3}}, "q_proj has the shape [5, 128]; base and r make it [3, 128]"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj is 0, not a positive number"),
+        ({"rank_pattern": {"(": 3}}, "( is no regular expression"),
+        ({"target_modules": "("}, "( is no regular expression"),
+        ({"target_modules": 3}, "target_modules is 3"),
         ({"layer_replication": [[0, 2]]}, "layer_replication is"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is pissa"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out is True"),

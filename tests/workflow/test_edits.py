@@ -14,6 +14,7 @@ from helpers import ROOT, snakemake
 NOT_REPEATED = {"download_model", "convert_model", "train_lora"}
 OTHERS = {file.stem for file in (ROOT / "workflow/scripts").glob("*.py")} - NOT_REPEATED
 NOTHING = set()
+OF_SNAPSHOT = {"export_adapter", "import_adapter", "merge_model", "verify_export"}
 
 # For each file below workflow/ the rules that an edit of it re-runs, besides those that read their results. Training,
 # conversion and download are in NOT_REPEATED: a file that only these have re-runs nothing.
@@ -23,6 +24,7 @@ RERUNS = {
     "checks.smk": NOTHING,
     "hooks.smk": NOTHING,
     "planning/__init__.py": NOTHING,
+    "planning/adapters.py": NOTHING,
     "planning/changes.py": NOTHING,
     "planning/config.py": NOTHING,
     "planning/container.py": NOTHING,
@@ -34,6 +36,7 @@ RERUNS = {
     "planning/speed.py": NOTHING,
     "planning/start.py": NOTHING,
     "planning/sweeps.py": NOTHING,
+    "planning/targets.py": NOTHING,
     "planning/table.py": NOTHING,
     "planning/yaml_files.py": NOTHING,
     "planning/warm_start.py": NOTHING,
@@ -60,16 +63,16 @@ RERUNS = {
     "schemas/config.schema.yaml": NOTHING,
     "scripts/choose_run.py": {"choose_run"},
     "scripts/common/base_files.py": {"pack_model", "predict", "verify_model"},
-    "scripts/common/adapter.py": {"predict", "export_adapter"},
+    "scripts/common/adapter.py": {"predict", "export_adapter", "import_adapter"},
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
     "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict", "merge_model"},
     "scripts/common/progress.py": {"predict", "merge_model", "verify_model", "verify_export"},
-    "scripts/common/provenance.py": {"predict", "evaluate", "verify_model"},
+    "scripts/common/provenance.py": {"predict", "evaluate", "import_adapter", "verify_model"},
     "scripts/common/pubmedqa.py": OTHERS
-    - {"choose_run", "dequantize_gguf", "download_pubmedqa", "export_adapter", "merge_model"}
+    - {"choose_run", "dequantize_gguf", "download_pubmedqa", "export_adapter", "import_adapter", "merge_model"}
     - {"pack_model", "verify_model", "verify_export"},
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
@@ -83,12 +86,19 @@ RERUNS = {
     "scripts/evaluation/metrics.py": {"evaluate", "compare_runs", "write_report", "write_model_card"},
     "scripts/evaluation/pictures.py": {"write_report"},
     "scripts/evaluation/significance.py": {"evaluate", "compare_runs", "write_report", "write_model_card"},
+    "scripts/import_adapter.py": {"import_adapter"},
     "scripts/merge_model.py": {"merge_model"},
     "scripts/model_formats/directory.py": {"merge_model"},
-    "scripts/model_formats/lora.py": {"export_adapter"},
-    "scripts/model_formats/manifest.py": {"dequantize_gguf", "export_adapter", "merge_model", "verify_export"},
-    "scripts/model_formats/peft_adapter.py": {"merge_model"},
-    "scripts/model_formats/snapshot.py": {"export_adapter", "merge_model", "verify_export"},
+    "scripts/model_formats/hub.py": NOTHING,
+    "scripts/model_formats/lora.py": {"export_adapter", "import_adapter"},
+    "scripts/model_formats/lora_writer.py": {"import_adapter"},
+    "scripts/model_formats/manifest.py": {
+        "dequantize_gguf",
+        *OF_SNAPSHOT,
+    },
+    "scripts/model_formats/peft_adapter.py": {"import_adapter", "merge_model"},
+    "scripts/model_formats/peft_config.py": {"import_adapter", "merge_model"},
+    "scripts/model_formats/snapshot.py": {*OF_SNAPSHOT},
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
     "scripts/nemo_image/adapter.py": {"predict"},
     "scripts/nemo_image/checkpoint.py": {"predict", "verify_model"},
@@ -126,11 +136,20 @@ READ_BY = {  # rules by what they read of others'
     "simulate_trials": {"split_folds"},
     "split_folds": {"write_jsonl", "evaluate", "write_report"},
     "write_jsonl": {"train_lora", "predict", "predict_for_export", "evaluate", "write_model_card"},
-    "download_model": {"convert_model", "verify_model", "export_adapter", "merge_model", "verify_export"},
-    "dequantize_gguf": {"convert_model", "verify_model", "export_adapter", "merge_model", "verify_export"},
-    "convert_model": {"pack_model", "verify_model", "train_lora", "predict", "predict_for_export"},
+    "download_model": {
+        "convert_model",
+        "verify_model",
+        *OF_SNAPSHOT,
+    },
+    "dequantize_gguf": {
+        "convert_model",
+        "verify_model",
+        *OF_SNAPSHOT,
+    },
+    "convert_model": {"pack_model", "verify_model", "train_lora", "import_adapter", "predict", "predict_for_export"},
     "train_lora": {"choose_run", "predict", "predict_for_export", "evaluate", "export_adapter", "write_model_card"},
     "choose_run": {"predict", "predict_for_export", "evaluate", "export_adapter", "write_model_card"},
+    "import_adapter": {"predict", "predict_for_export", "evaluate", "export_adapter"},
     "predict": {"evaluate", "write_report"},
     "evaluate": {"compare_runs", "write_report", "write_model_card"},
     "compare_runs": {"write_report"},
@@ -146,7 +165,7 @@ READ_BY = {  # rules by what they read of others'
 NEUTRAL = {".rst": "\n.. edited\n", ".j2": "\n{# edited #}\n"}  # others: a comment
 
 CONFIG = """
-targets: [base, a, b]
+targets: [base, a, b, c, d]
 accelerator: cpu
 image: null
 models:
@@ -163,12 +182,13 @@ runs:
   b1: &b1 {<<: *a1, model: packed, dataset: own}
   b2: {<<: *b1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
   b: {model: packed, dataset: own, choose: [b1, b2]}
+  c: {model: tiny, dataset: trials, adapter: {directory: peft}}
+  d: {model: packed, dataset: own, adapter: {nemo: theirs.nemo}}
 """
 TARGETS = ["results/accuracy.tsv", "results/report.html"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
-TARGETS += [
-    f"results/runs/{run}/fold0/seed0/{f}" for run in ("a", "b") for f in ("merged.verification.tsv", "peft/README.md")
-]
+TARGETS += [f"results/runs/{run}/fold0/seed0/merged.verification.tsv" for run in ("a", "b", "c", "d")]
+TARGETS += [f"results/runs/{run}/fold0/seed0/peft/README.md" for run in ("a", "b")]
 
 
 def with_readers(rules):
@@ -208,9 +228,10 @@ def project(tmp_path_factory):
     """A working directory apart from any clone, all of whose outputs are there, marked as made."""
     project = tmp_path_factory.mktemp("project")
     (project / "plan.yaml").write_text(CONFIG)
-    for file in ("tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf"):
+    files = "tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf", "theirs.nemo"
+    for file in (*files, "peft/adapter_config.json", "peft/adapter_model.safetensors"):
         (project / file).parent.mkdir(exist_ok=True)
-        (project / file).write_text("{}")
+        (project / file).write_text('{"peft_type": "LORA"}')
     for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):
         for file in map(project.joinpath, files.split(", ")):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -272,6 +293,9 @@ def test_training_yaml(project, tmp_path):
         ("own/ori_pqal.json", "download_pubmedqa"),
         ("tiny/config.json", "download_model"),
         ("packed.gguf", "dequantize_gguf"),
+        ("peft/adapter_config.json", "import_adapter"),
+        ("peft/adapter_model.safetensors", "import_adapter"),
+        ("theirs.nemo", "import_adapter"),
     ],
 )
 def test_the_users_own_files(project, file, rule):
@@ -280,6 +304,6 @@ def test_the_users_own_files(project, file, rule):
     before = file.read_text()
     file.touch()
     assert planned(ROOT, project)[0] == NOTHING
-    file.write_text('{"num_attention_heads": 4}')
+    file.write_text('{"peft_type": "LORA", "r": 4}')
     assert planned(ROOT, project)[0] == with_readers({rule})
     file.write_text(before)

@@ -182,6 +182,7 @@ def test_no_global_name_in_a_shell_command():
         "verify_model",
         "export_adapter",
         "choose_run",
+        "import_adapter",
         "merge_model",
         "write_model_card",
         "verify_export",

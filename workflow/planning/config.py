@@ -5,14 +5,13 @@ import importlib.util
 import json
 import math
 import os
-import re
 from pathlib import Path
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from . import Problem, warm_start
+from . import Problem, adapters, warm_start
 from .machine import shapes
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
@@ -98,6 +97,8 @@ class Checks:
             self.check_run(name, run, nemo_keys)
         for name, run in self.config["runs"].items():
             self.check_heads(name, run, fetched)
+            if "adapter" in run:
+                adapters.check(self, name)
             if "choose" in run:
                 self.check_choice(name, run)
             if "start_from" in run.get("train", {}):
@@ -177,26 +178,3 @@ class Checks:
             for key in run:
                 if key not in ("choose", "predict") and run[key] != self.config["runs"][candidate].get(key):
                     self.refuse(path, f"{candidate} and {name} differ in {key}, in which they must agree")
-
-    def check_target(self, target, directory, before=""):
-        """A file under `directory`, results/runs, that is asked for is of a run, fold and seed that there can be.
-
-        before: the argument before it; after an option, it may be its value.
-        """
-        if target in self.config["runs"] and (not before.startswith("-") or before in ("-n", "--dry-run")):
-            one = f"{directory}/{target}/fold0/seed0/metrics.json"
-            raise Problem(f"{target}: is a run and no target. Put it under targets:, or ask for a file of it: {one}")
-        if os.path.isabs(target) and Path(target).is_relative_to(Path.cwd() / directory):
-            raise Problem(f"{target}: a target is a path from here: {os.path.relpath(target)}")
-        if Path(directory) not in Path(target).parents:
-            return
-        parts = Path(target).relative_to(directory).parts
-        run, fold, seed = (*parts, "", "")[:3]
-        if run not in self.config["runs"]:
-            raise Problem(f"{target}: {run} is not among runs: {', '.join(self.config['runs'])}")
-        choice = next((name for name, entry in self.config["runs"].items() if run in entry.get("choose", [])), None)
-        if choice and not re.fullmatch(r"(adapter\.|(peft|merged)[/.])[^/]+", "/".join(parts[3:])):
-            why = "only what is chosen gets answers to the test items"
-            raise Problem(f"{target}: {run} is a candidate of {choice}: {why}")
-        if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed(0|[1-9]\d*)", seed):
-            raise Problem(f"{target}: {fold}/{seed} is none of fold0/seed0, fold0/seed1, …, fold9/…")

@@ -11,6 +11,7 @@ import shlex
 from snakemake.settings.types import DeploymentMethod
 
 from ..scripts.common import code
+from .adapters import fetched
 from .changes import edited_steps, state, values_of, without_defaults
 from .container import kept_checksum
 from .machine import commit_of
@@ -36,7 +37,8 @@ class Parameters:
     not_repeated: the steps that an edit of their code alone does not repeat; images: the checksums of images."""
 
     def __init__(self, workflow, config, schema, scripts, not_repeated, images):
-        self.workflow, self.config, self.schema, self.scripts = workflow, config, schema["$defs"], scripts
+        self.workflow, self.schema, self.scripts = workflow, schema["$defs"], scripts
+        self.config = config | {"models": config.get("models", {}) | fetched(config)}  # download_model brings both
         self.not_repeated = not_repeated
         # For provenance.json. The checksum is kept before the first job, so that a job reads it, not the plan.
         kept = shlex.quote(str(kept_checksum(config["image"], images))) if config.get("image") else "/dev/null"
@@ -143,7 +145,7 @@ class Parameters:
         return quickly(of_job)
 
     def of_trained(self, pattern):
-        """A path of a run that has `train:` or `choose:`; none of the base alone."""
+        """A path of a run that has an adapter, by `train:`, `choose:` or `adapter:`; none of the base alone."""
 
         def of_job(wildcards):
             run = self.config["runs"][wildcards.run]

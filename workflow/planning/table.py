@@ -4,7 +4,8 @@ import json
 
 from .speed import quickly
 
-ADAPTED = ("train", "choose")  # a run that has one of these has adapters; others are the base alone
+TRAINED = ("train", "choose")  # a run that has one of these has adapters that were trained here
+ADAPTED = (*TRAINED, "adapter")  # one that has none of these is the base alone
 
 
 class Table:
@@ -13,15 +14,15 @@ class Table:
     def __init__(self, config):
         self.config, self.targets = config, config["targets"]
 
-    def of_targets(self, file, adapted=False):
-        """The paths of a file of each model in the table; adapted: of those that are not the base alone."""
+    def of_targets(self, file, trained=False):
+        """The paths of a file of each model in the table; trained: of those that were trained here."""
         runs = {run: self.config["runs"][run] for run in self.targets}
         return [
             f"<results>/runs/{run}/fold{fold}/seed{seed}/{file}"
             for run, entry in runs.items()
             for fold in entry["folds"]
             for seed in entry["seeds"]
-            if not (adapted and entry.keys().isdisjoint(ADAPTED))
+            if not (trained and entry.keys().isdisjoint(TRAINED))
         ]
 
     def of_table(self, file):
@@ -46,8 +47,10 @@ class Table:
         return sorted({self.config["runs"][run][kind] for run in self.targets})
 
     def sources(self):
-        """The models and data sets of the runs in the table as one JSON string: {kind: {name: entry}}."""
+        """Models, data sets and others' adapters of the runs in the table as one JSON string: {kind: {name: entry}}."""
         kinds = [(kind, self.config[kind], self.names_of_targets(kind[:-1])) for kind in ("models", "datasets")]
-        return json.dumps(
-            {kind: {name: entries[name] for name in names} for kind, entries, names in kinds}, sort_keys=True
-        )
+        found = {kind: {name: entries[name] for name in names} for kind, entries, names in kinds}
+        runs = {run: self.config["runs"][run] for run in self.targets}
+        if adapters := {run: entry["adapter"] for run, entry in runs.items() if "adapter" in entry}:
+            found["adapters"] = adapters
+        return json.dumps(found, sort_keys=True)

@@ -1,14 +1,14 @@
 """What a run with `start_from:` asks of the run whose adapter its training begins with."""
 
-MAKES_ADAPTER = ("train", "choose")  # keys of a run
+from .table import ADAPTED
 
 
 def check(checks, name):
     """Raises Problem where that run makes none of this form for these folds and seeds, or not without this run."""
     runs, path = checks.config["runs"], ["runs", name, "train", "start_from"]
     run, start = runs[name], runs[name]["train"]["start_from"]
-    if start not in runs or runs[start].keys().isdisjoint(MAKES_ADAPTER):
-        kinds = " or ".join(f"{key}:" for key in MAKES_ADAPTER)
+    if start not in runs or runs[start].keys().isdisjoint(ADAPTED):
+        kinds = " or ".join(f"{key}:" for key in ADAPTED)
         checks.refuse(path, f"{start} is not among the runs that have {kinds}")
     other, needed = runs[start], [start]
     for before in needed:  # grows

@@ -1,7 +1,10 @@
-"""A choice among trained runs, on validation data: a run that has `choose:` takes over the adapters of one of them.
+"""Adapters that a run takes over instead of training its own: with `choose:` those of the best of its candidates, on
+validation data; with `adapter:` one that was trained elsewhere.
 
 In:   results/runs/{candidate}/fold{fold}/seed{seed}/adapter.nemo and its .provenance.json, with the validation loss
-Out:  the same of {run}. The candidates get no answers to the test items.
+      an adapter in PEFT's format or NeMo's, results/base/{model}/
+Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo and its .provenance.json. The candidates get no answers to
+      the test items.
 """
 
 
@@ -25,4 +28,34 @@ rule choose_run:
         code=code("choose_run"),
     shell:
         "python {params.script:q} --provenance {input.provenance:q} --fold {wildcards.fold} --seed {wildcards.seed}"
+        " --output {output.adapter:q} &> {log:q}"
+
+
+rule import_adapter:
+    """The adapter under `adapter:`, as train_lora writes one, its weights not rounded. Refuses more than LoRA."""
+    input:
+        base=of_run("<results>/base/{model}/model_config.yaml"),
+        snapshot=of_run("<resources>/hf/{model}/manifest.json"),
+        manifest=adapters.manifest("<resources>/hf/{model}/manifest.json"),
+    output:
+        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
+    log:
+        "<logs>/import_adapter/{run}/fold{fold}-seed{seed}.log",
+    wildcard_constraints:
+        run=having("runs", "adapter"),
+    priority: 1  # what is refused, before GPUs are at work
+    localrule: True
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("import_adapter"),
+        code=code("import_adapter"),
+        origin=origin,
+        source=adapters.flags(),
+        files=adapters.state(),
+        base=subpath(input.base, parent=True),
+        snapshot=subpath(input.snapshot, parent=True),
+    shell:
+        "{params.origin} python {params.script:q} {params.source} --snapshot {params.snapshot:q} --base {params.base:q}"
         " --output {output.adapter:q} &> {log:q}"

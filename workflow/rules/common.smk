@@ -20,6 +20,7 @@ of_targets, of_table = table.of_targets, table.of_table
 names_of_targets, sources = table.names_of_targets, table.sources
 devices, devices_of_model, gpus = parameters.devices, parameters.devices_of_model, parameters.gpus
 devices_to_predict = functools.partial(devices, group="predict")
+adapters = of_clone("planning.adapters").Adapters(config)
 anew = of_clone("planning.forced").anew(workflow, GPU_RULES["train_lora"])
 flags_of_training = of_clone("planning.forced").flags_of_training
 

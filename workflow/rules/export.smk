@@ -7,9 +7,9 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/peft/
 
 
 rule export:
-    """The adapters of all targets, in PEFT's format, each with its model card."""
+    """The adapters of all targets that were trained here, in PEFT's format, each with its model card."""
     input:
-        of_targets("peft/README.md", adapted=True),
+        of_targets("peft/README.md", trained=True),
 
 
 rule export_adapter:
@@ -23,7 +23,7 @@ rule export_adapter:
     log:
         "<logs>/export_adapter/{run}/fold{fold}-seed{seed}.log",
     wildcard_constraints:
-        run=having("runs", "train", "choose"),
+        run=having("runs", "train", "choose", "adapter"),
     localrule: True
     conda:
         "../../envs/host.yaml"
@@ -50,7 +50,7 @@ rule merge_model:
     benchmark:
         "<benchmarks>/merge_model/{run}/fold{fold}-seed{seed}.tsv"
     wildcard_constraints:
-        run=having("runs", "train", "choose"),
+        run=having("runs", "train", "choose", "adapter"),
     conda:
         "../../envs/host.yaml"
     threads: 4

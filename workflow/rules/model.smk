@@ -1,25 +1,26 @@
-"""The base model's Hugging Face snapshot: from the Hub, a local directory or a GGUF file.
+"""The base model's Hugging Face snapshot: from the Hub, a local directory or a GGUF file; others' adapters from it.
 
-In:   models: in config/config.yaml
+In:   models:, and adapter: of runs:, in config/config.yaml
 Out:  resources/hf/{model}/manifest.json, written last beside the snapshot's files
+      resources/hf/{owner}--{name}@{revision}/manifest.json, of an adapter
 """
 
 
 rule download_model:
-    """The model's files, of `repo` at `revision` or as links to `snapshot`, each with its sha256 in the manifest."""
+    """The files of a model, or of an adapter on the Hub, each with its sha256 in the manifest; `snapshot`'s as links."""
     output:
         "<resources>/hf/{model}/manifest.json",
     log:
         "<logs>/download_model/{model}.log",
     wildcard_constraints:
-        model=having("models", "repo", "snapshot"),
+        model=having("models", "repo", "snapshot", "adapter"),
     localrule: True
     conda:
         "../../envs/host.yaml"
     params:
         script=script("download_model"),
         code=code("download_model"),
-        source=flags("model", "repo", "revision", "snapshot"),
+        source=flags("model", "repo", "adapter", "revision", "snapshot"),
         files=state_of("model", "snapshot"),
         dir=subpath(output[0], parent=True),
     shell:

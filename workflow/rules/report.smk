@@ -45,6 +45,8 @@ rule write_model_card:
         "<results>/runs/{run}/fold{fold}/seed{seed}/peft/README.md",
     log:
         "<logs>/write_model_card/{run}/fold{fold}-seed{seed}.log",
+    wildcard_constraints:
+        run=having("runs", "train", "choose"),
     localrule: True
     conda:
         "../../envs/host.yaml"

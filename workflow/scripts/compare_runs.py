@@ -72,9 +72,10 @@ def run_lines(models):
     first, gold = models[0], column(models, "gold")[0]
     by_score, by_text, probabilities = (column(models, key) for key in ("score", "text", "probability"))
     start = {key: first[key] for key in ("run", "model", "base", "dataset", "test_set", "label")}
-    chosen = first["chosen"]
-    configurations = len(chosen["validation_losses"]) if chosen else 1
+    chosen, imported = first["chosen"], first.get("imported")
+    configurations = len(chosen["validation_losses"]) if chosen else None if imported else 1
     start |= {"models": len(models), "configurations": configurations, "chosen": chosen}
+    start |= {"adapter": imported} if imported else {}
     line = start | figures(gold, by_score) | calibration(gold * len(models), np.concatenate(probabilities))
     line |= {f"{key}_text": value for key, value in figures(gold, by_text).items()}
     for key in (*TEXT_METRICS, "validation_loss", *(key for key in first if key.startswith("agreement_"))):
@@ -107,9 +108,9 @@ def read_published(file):
 def tabulate(lines, comparisons):
     """The lines' main figures as a data frame, in percent where they are shares."""
     bases = {(line["model"], line["dataset"]): line["run"] for line in lines if line.get("base")}
-    rows = []
+    names, rows = [*NAMES, *["adapter"] * any("adapter" in line for line in lines)], []
     for line in lines:
-        row = {key: line.get(key) for key in (*NAMES, "models", "configurations")}
+        row = {key: line.get(key) for key in (*names, "models", "configurations")}
         for key, metric in METRICS.items():
             row[key] = line[key]
             if metric.interval:
@@ -127,7 +128,7 @@ def tabulate(lines, comparisons):
     for key in table:
         if key.startswith(("agreement_", *PERCENT)):
             table[key] = (100 * table[key].astype(float)).round(1)
-        elif key not in NAMES:
+        elif key not in names:
             form = "{:.2g}" if key[:2] == "p_" else "{:.0f}" if key == "models" else "{:.4g}"
             table[key] = table[key].map(form.format, na_action="ignore")
     return table
@@ -148,6 +149,8 @@ def show_all(table, comparisons, published):
     for run, tried in zip(table["run"], table["configurations"]):
         if pd.notna(tried) and tried != "1":
             print(f"{run} was chosen from {tried} configurations by validation loss, before test was read.\n")
+    for run, adapter in table.get("adapter", pd.Series()).dropna().items():
+        print(f"{table.loc[run, 'run']} is {adapter}, which was trained elsewhere.\n")
     for model in published["models"]:
         low, high = model["accuracy_interval"]
         print(f"published: {model['accuracy']:.1%} ({low:.1%} to {high:.1%}) {model['name']}, {model['setting']}")

@@ -1,4 +1,5 @@
-"""Brings a Hugging Face snapshot to one directory: from the Hub at a pinned revision, or linked from a local one.
+"""Brings a Hugging Face snapshot to one directory: from the Hub at a pinned revision, or linked from a local one. Or an
+adapter from the Hub.
 
 hub.json keeps what the Hub first said, {"repo", "asked", "commit", "files": {name: [size, ETag]}}, for the check.
 HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
@@ -19,39 +20,18 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # hf_xet begins a cut-off file
 import requests
 from common.files import read_json, refuse_full_disk, sha256, write_json
 from common.progress import Progress
-from huggingface_hub import HfApi, configure_http_backend, errors, hf_hub_download, snapshot_download
+from huggingface_hub import configure_http_backend, errors, hf_hub_download
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.utils import disable_progress_bars, logging
-from model_formats.manifest import belongs, refuse_other_weights, remove_snapshot, snapshot_files, write_manifest
-from urllib3.util import Retry
-
-
-def patient_session():
-    """Waits where the server is busy, for up to 5 minutes if it says so, the time that the Hub's rate limits take."""
-    busy = {"status_forcelist": (429, 500, 502, 503, 504), "backoff_factor": 1, "retry_after_max": 300}
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=Retry(5, connect=0, read=0, **busy)))
-    return session
-
-
-def ask_hub(repo, revision):
-    """The commit, and {name: (size, ETag)}: the sha256 of an LFS file, git's blob id of another."""
-    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=60)  # by itself it waits for ever
-    refuse_other_weights(repo, [file.rfilename for file in info.siblings])
-    files = [file for file in info.siblings if belongs(file.rfilename)]
-    return info.sha, {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
-
-
-def ask_cache(repo, revision):
-    """The same of a snapshot in HF_HOME, where each file is a link to one that is named by its ETag."""
-    snapshot = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    files = {file.name: (file.stat().st_size, file.resolve().name) for file in snapshot_files(snapshot)}
-    index = snapshot / "model.safetensors.index.json"
-    weights = read_json(index)["weight_map"].values() if index.exists() else ["model.safetensors"]
-    if not files.keys() >= {"config.json", *weights}:
-        raise errors.LocalEntryNotFoundError("Only a part of the snapshot is in the cache.")
-    return snapshot.name, files
+from model_formats.hub import ask_cache, ask_hub, patient_session
+from model_formats.manifest import (
+    ADAPTER,
+    PATTERNS,
+    refuse_other_weights,
+    remove_snapshot,
+    snapshot_files,
+    write_manifest,
+)
 
 
 def halves(directory, etag):
@@ -102,17 +82,17 @@ def fetch(repo, commit, directory, name, size, etag):
         sys.exit(f"{repo}: {name} arrived with wrong bytes and was removed. Run again.")
 
 
-def fetch_all(repo, revision, directory):
+def fetch_all(repo, revision, directory, patterns):
     """Brings the files and describes them. A revision stays what it was at first, until another one is asked for."""
     kept = directory / "hub.json"
     hub = read_json(kept) if kept.exists() else {}
     if (hub.get("repo"), hub.get("asked")) != (repo, revision):
-        commit, files = ask_cache(repo, revision) if HF_HUB_OFFLINE else ask_hub(repo, revision)
+        commit, files = (ask_cache if HF_HUB_OFFLINE else ask_hub)(repo, revision, patterns)
         hub = {"repo": repo, "asked": revision, "commit": commit, "files": files}
         if not HF_HUB_OFFLINE:  # a cache may lack a file
             write_json(kept, hub, indent=2)
     commit, files = hub["commit"], hub["files"]
-    for file in snapshot_files(directory):
+    for file in snapshot_files(directory, patterns):
         if file.name not in files or file.is_symlink():  # of another model or revision; a link is never written through
             file.unlink()
     size, here = sum(size for size, _ in files.values()), arrived(directory, files)
@@ -125,16 +105,17 @@ def fetch_all(repo, revision, directory):
         for job in jobs:
             job.result()  # or its error
         progress.to(size)
-    write_manifest(directory, repo, commit, {name: etag for name, (_, etag) in files.items() if len(etag) == 64})
+    known = {name: etag for name, (_, etag) in files.items() if len(etag) == 64}
+    write_manifest(directory, repo, commit, known, patterns)
 
 
-def from_hub(repo, revision, directory):
+def from_hub(repo, revision, directory, patterns=PATTERNS):
     logging.set_verbosity_error()
     disable_progress_bars()  # one for each file; ours is of the whole
     configure_http_backend(patient_session)
     log_in = "set HF_TOKEN or log in with hf auth"
     try:
-        fetch_all(repo, revision, directory)
+        fetch_all(repo, revision, directory, patterns)
     except errors.GatedRepoError:
         sys.exit(f"{repo} is gated: accept its terms on {ENDPOINT}/{repo}, then {log_in}, as the user who did.")
     except errors.RevisionNotFoundError:
@@ -147,7 +128,7 @@ def from_hub(repo, revision, directory):
         sys.exit("The token holds a character that no token has: set HF_TOKEN without quotation marks.")
     except requests.RequestException as error:
         if HF_HUB_OFFLINE:
-            sys.exit(f"{repo} is not whole on this machine: unset HF_HUB_OFFLINE, or give the model a `snapshot:`.")
+            sys.exit(f"{repo} is not whole on this machine: unset HF_HUB_OFFLINE, or give a local directory.")
         cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
         status = cause.response.status_code if getattr(cause, "response", None) is not None else ""
         if status in (401, 403):
@@ -182,13 +163,16 @@ def main():
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--repo", help="model on the Hub, as mistralai/Mistral-7B-v0.1")
     source.add_argument("--snapshot", type=Path, help="local directory with config.json and *.safetensors")
-    parser.add_argument("--revision", help="commit, tag or branch of --repo; the commit is what stays the same")
+    source.add_argument("--adapter", help="adapter on the Hub in PEFT's format, with safetensors")
+    parser.add_argument("--revision", help="commit, tag or branch; the commit is what stays the same")
     parser.add_argument("--output-dir", required=True, type=Path)
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C waits until the files under way are there
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.repo:
         from_hub(args.repo, args.revision, args.output_dir)
+    elif args.adapter:
+        from_hub(args.adapter, args.revision, args.output_dir, ADAPTER)
     else:
         from_directory(args.snapshot, args.output_dir)
 

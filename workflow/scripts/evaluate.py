@@ -73,13 +73,15 @@ def evaluate(predictions, test, items, label):
 
 
 def join_provenance(train, predict, predictions, test):
-    """{step: its provenance} of the files `train` (or None) and `predict`; ValueError where they don't fit together."""
+    """{step: its provenance} of the files `train` (or None; train_lora's or import_adapter's) and `predict`. ValueError
+    where they don't fit together."""
     steps = {"predict": read_json(predict)}
     check(predict, steps["predict"], result=predictions, test=test)
     if train:
-        steps = {"train_lora": read_json(train), **steps}
+        tuned = read_json(train)
+        steps = {"import_adapter" if "imported" in tuned else "train_lora": tuned, **steps}
         for made, used in ("result", "adapter"), ("base", "base"):
-            if steps["train_lora"]["sha256"][made] != steps["predict"]["sha256"].get(used):
+            if tuned["sha256"][made] != steps["predict"]["sha256"].get(used):
                 raise ValueError(f"{predict} and {train} tell of different {used}s: run predict again")
     return steps
 
@@ -88,7 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", required=True, type=Path, help="written by predict.py")
     parser.add_argument("--predict-provenance", required=True, type=Path, help="written by predict.py")
-    parser.add_argument("--train-provenance", nargs="?", type=Path, help="written by train_lora.py; none: the base")
+    parser.add_argument("--train-provenance", nargs="?", type=Path, help="beside adapter.nemo; none: the base")
     parser.add_argument("--test", required=True, type=Path, help="JSON Lines with the items that were to be predicted")
     parser.add_argument("--test-items", required=True, type=Path, help="JSON: {pmid: item}, the whole test set")
     parser.add_argument("--label", required=True, help="the items' key that was the answer in training")
@@ -104,6 +106,7 @@ def main():
     steps["evaluate"] = describe({"label": args.label}, {"test_items": args.test_items})
     write_json(args.provenance, steps, indent=1)
     name = dict(name.split("=", 1) for name in args.name) | {"base": not args.train_provenance}
+    name |= {"imported": steps["import_adapter"]["imported"]} if "import_adapter" in steps else {}
     name |= {key: steps.get("train_lora", {}).get(key) for key in ("validation_loss", "chosen")}
     write_json(args.output, name | metrics, indent=1)
     print(f"{args.output}: accuracy {metrics['accuracy']:.1%}, macro-F1 {metrics['macro_f1']:.1%}")

@@ -19,7 +19,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 TEMPLATE = Path(__file__).parent / "../report/report.html.j2"
 LICENCES = Path(__file__).parent / "../report/licences.yaml"
 ERRORS = 3  # shown of each run
-FILES = {"train_lora": "adapter.nemo", "predict": "predictions.jsonl"}  # a step's result
+FILES = {
+    "train_lora": "adapter.nemo",
+    "import_adapter": "adapter.nemo",
+    "predict": "predictions.jsonl",
+}  # a step's result
 
 
 class Model:
@@ -91,7 +95,7 @@ def settings(runs):
     """{key: each run's value} of what training and prediction were told. runs: {run: its models}."""
     told = [{} for _ in runs]
     for values, (first, *_) in zip(told, runs.values()):
-        for step in ("train_lora", "predict"):
+        for step in ("train_lora", "import_adapter", "predict"):
             values |= first.provenance.get(step, {}).get("settings", {})
         values["label"] = first.metrics["label"]
         values.pop("seed", None)
@@ -147,7 +151,7 @@ def main():
     help = "written by evaluate.py; beside it lie provenance.json and predictions.jsonl"
     parser.add_argument("--metrics", required=True, nargs="+", type=Path, help=help)
     parser.add_argument("--test-items", required=True, nargs="+", type=Path, help="…/{dataset}/items/test.json")
-    help = "JSON: the entries under models: and datasets: in the configuration that the runs use"
+    help = "JSON: the entries under models:, datasets: and adapter: in the configuration that the runs use"
     parser.add_argument("--sources", required=True, type=json.loads, help=help)
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()

@@ -21,6 +21,7 @@ PAIRS = {  # as target_modules has it, and the dimension of linear_in that ranks
     "lora_4htoh_adapter": ("mlp_fc2", 1),
 }
 SIDES = ("linear_in", "linear_out")
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 NAME = re.compile(  # where megatron_amp_O2 wraps the model, older generations say so in the names
     r"model\.(?:module\.)?decoder\.layers\.(\d+)\.(?:self_attention|mlp)\.adapter_layer\.(\w+)\.(linear_\w+)\.weight"
 )
@@ -32,7 +33,10 @@ def load_weights(file, name, content):
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # of many kinds, where it is damaged
         weights = None
-    if isinstance(weights, dict) and all(torch.is_tensor(tensor) for tensor in weights.values()):
+    if isinstance(weights, dict) and all(
+        torch.is_tensor(tensor) and tensor.dtype in DTYPES and tensor.layout == torch.strided
+        for tensor in weights.values()
+    ):
         return weights
     sys.exit(f"{file}: {name} holds more than tensors, or is damaged, and is refused. Take one that train_lora wrote.")
 
@@ -84,8 +88,9 @@ def read_adapter(file):
     if peft.get("peft_scheme") != "lora":
         sys.exit(f"{file}: its peft_scheme is {peft.get('peft_scheme')}; only lora can be read.")
     lora = peft.get("lora_tuning") or {}
-    if not isinstance(lora.get("adapter_dim"), int):
-        sys.exit(f"{file}: its model_config.yaml names no peft.lora_tuning.adapter_dim, as NeMo's adapters do.")
+    if not isinstance(lora.get("adapter_dim"), int) or not isinstance(lora.get("alpha"), int | float | None):
+        found = f"adapter_dim {lora.get('adapter_dim')} and alpha {lora.get('alpha')}"
+        sys.exit(f"{file}: has {found}; the first must be a number, the second a number or null.")
     shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in ranks]
     if any(found != shapes[0] for found in shapes) or any(len(shape) != 2 for shape in shapes[0].values()):
         sys.exit(f"{file}: the shapes of its tensor-parallel ranks do not fit together.")

@@ -1,4 +1,4 @@
-"""A model's Hugging Face snapshot in one directory: which files belong to it, and its manifest.
+"""A model's Hugging Face snapshot in one directory, or an adapter's files: which belong to it, and the manifest.
 
 manifest.json is written last, {"source", "revision", "files": {name: {"size", "sha256"}}}; where it stands, every file
 of it is whole.
@@ -12,17 +12,19 @@ from fnmatch import fnmatch
 PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 PATTERNS += ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
 INDEX = "model.safetensors.index.json"
+ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]  # all of an adapter in PEFT's format
 
 
-def belongs(name):
+def belongs(name, patterns=PATTERNS):
     """Is this file of a repository fetched?"""
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in PATTERNS)
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def snapshot_files(directory):
-    """The files of a directory that belong to a snapshot, sorted; of its weights those that the index names."""
-    named = indexed_files(directory)
-    files = sorted(file for file in directory.iterdir() if belongs(file.name))
+def snapshot_files(directory, patterns=PATTERNS):
+    """The files of a directory that belong to a snapshot, or an adapter, sorted; of a snapshot's weights those that the
+    index names."""
+    named = indexed_files(directory) if patterns is PATTERNS else None
+    files = sorted(file for file in directory.iterdir() if belongs(file.name, patterns))
     return [file for file in files if file.suffix != ".safetensors" or named is None or file.name in named]
 
 
@@ -44,6 +46,16 @@ def refuse_other_weights(source, names):
         sys.exit(f"{source}: has no weights as model*.safetensors, {found}. Take a repository or revision that has.")
 
 
+def refuse_other_adapters(source, names):
+    """Exits where files, by their names, are no adapter in PEFT's format with its weights in safetensors."""
+    config, weights = ADAPTER
+    if config not in names:
+        sys.exit(f"{source}: holds no {config}, it is no adapter in PEFT's format.")
+    if weights not in names:
+        found = "only adapter_model.bin, which may run any code" if "adapter_model.bin" in names else "none"
+        sys.exit(f"{source}: has no weights as {weights}, {found}. Take a repository or revision that has.")
+
+
 def remove_snapshot(directory):
     """Removes another model's files under the same name; of a local snapshot they are links, never written through."""
     for file in directory.iterdir():
@@ -51,12 +63,12 @@ def remove_snapshot(directory):
             file.unlink()
 
 
-def write_manifest(directory, source, revision, known_sha256=None):
-    """Describes the snapshot's files in directory/manifest.json, which says that they are all there."""
+def write_manifest(directory, source, revision, known_sha256=None, patterns=PATTERNS):
+    """Describes the files in directory/manifest.json, which says that they are all there."""
     from common.files import sha256, write_json  # here, as planning/changes.py imports this module without common
 
     files = {}
-    for file in snapshot_files(directory):
+    for file in snapshot_files(directory, patterns):
         digest = (known_sha256 or {}).get(file.name) or sha256(file)
         files[file.name] = {"size": file.stat().st_size, "sha256": digest}
     write_json(directory / "manifest.json", {"source": source, "revision": revision, "files": files}, indent=2)

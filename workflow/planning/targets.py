@@ -1,0 +1,31 @@
+"""Checks what is asked for on the command line, before Snakemake looks for a rule that makes it."""
+
+import os
+import re
+from pathlib import Path
+
+from . import Problem
+
+
+def check(target, runs, directory, before=""):
+    """A file under `directory`, results/runs, that is asked for is of one of the runs, and a fold and seed that there can be.
+
+    before: the argument before it; after an option, it may be its value.
+    """
+    if target in runs and (not before.startswith("-") or before in ("-n", "--dry-run")):
+        one = f"{directory}/{target}/fold0/seed0/metrics.json"
+        raise Problem(f"{target}: is a run and no target. Put it under targets:, or ask for a file of it: {one}")
+    if os.path.isabs(target) and Path(target).is_relative_to(Path.cwd() / directory):
+        raise Problem(f"{target}: a target is a path from here: {os.path.relpath(target)}")
+    if Path(directory) not in Path(target).parents:
+        return
+    parts = Path(target).relative_to(directory).parts
+    run, fold, seed = (*parts, "", "")[:3]
+    if run not in runs:
+        raise Problem(f"{target}: {run} is not among runs: {', '.join(self.config['runs'])}")
+    choice = next((name for name, entry in runs.items() if run in entry.get("choose", [])), None)
+    if choice and not re.fullmatch(r"(adapter\.|(peft|merged)[/.])[^/]+", "/".join(parts[3:])):
+        why = "only what is chosen gets answers to the test items"
+        raise Problem(f"{target}: {run} is a candidate of {choice}: {why}")
+    if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed(0|[1-9]\d*)", seed):
+        raise Problem(f"{target}: {fold}/{seed} is none of fold0/seed0, fold0/seed1, …, fold9/…")

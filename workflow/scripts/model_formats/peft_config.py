@@ -1,0 +1,92 @@
+"""adapter_config.json of an adapter in PEFT's format: rank, scale and modules of its LoRA, and whether that is all.
+
+Needs nothing of the project: planning/config.py reads users' adapters by it, too.
+https://huggingface.co/docs/peft/developer_guides/checkpoint
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+# Keys that are read here, and those that say nothing of the weights. All others, of later versions of PEFT, too, must
+# be empty: they name further parameters or another way to add them.
+READ = {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules"}
+READ |= {"layers_to_transform", "base_model_name_or_path", "revision"}
+SILENT = {"auto_mapping", "task_type", "inference_mode", "lora_dropout", "megatron_config", "megatron_core"}
+SILENT |= {"peft_version", "qalora_group_size"}
+NEUTRAL = {"bias": ["none"], "init_lora_weights": [True, False, "gaussian"]}  # other ways to begin change the base, too
+
+
+class PeftConfig:
+    """The file's `values`. ValueError where it holds none."""
+
+    def __init__(self, file):
+        try:
+            self.values = {"r": 8, "lora_alpha": 8} | json.loads(Path(file).read_text(encoding="utf-8"))  # PEFT's own
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"no object in JSON ({error}). Fetch it again") from None
+
+    def of_module(self, key, pattern, module):
+        """The value of the first entry under `pattern` that names the module, else of `key`."""
+        patterns = self.values.get(pattern) or {}
+        found = [values for name, values in patterns.items() if re.match(rf"(.*\.)?({name})$", module)]
+        return (found or [self.values[key]])[0]
+
+    def rank(self, module):
+        return self.of_module("r", "rank_pattern", module)
+
+    def scale(self, module):
+        """What B A is multiplied with."""
+        rank = self.rank(module)
+        root = math.sqrt(rank) if self.values.get("use_rslora") else rank
+        return self.of_module("lora_alpha", "alpha_pattern", module) / root
+
+    def is_target(self, module):
+        """Is this one of target_modules, a regular expression or names' ends, in a layer of layers_to_transform?"""
+        layers = self.values.get("layers_to_transform")
+        layers = [layers] if isinstance(layers, int) else layers
+        if layers and int(module.split(".")[2]) not in layers:  # model.layers.0.self_attn.q_proj
+            return False
+        targets = self.values.get("target_modules") or []
+        if isinstance(targets, str):
+            return re.fullmatch(targets, module)
+        return any(f".{module}".endswith(f".{target}") for target in targets)
+
+    def problem(self, source, revision):
+        """Why the adapter can't be added to the base that is `source` on the Hub at `revision`, or None. A base from
+        elsewhere has no revision: of what its name says nobody knows."""
+        c = self.values
+        if c.get("peft_type") != "LORA":
+            return f"peft_type is {c.get('peft_type')}; only LORA is supported"
+        for key, value in c.items():
+            known = value in NEUTRAL[key] if key in NEUTRAL else not value or key in READ | SILENT
+            if not known:
+                return f"{key} is {value}, which is not supported: plain LoRA of linear layers is"
+        for key, pattern, kinds in ("r", "rank_pattern", int), ("lora_alpha", "alpha_pattern", int | float):
+            found = c.get(pattern) or {}
+            if not isinstance(found, dict):
+                return f"{pattern} is {found}, no object"
+            for name, value in [(key, c[key]), *((f"{pattern}.{name}", value) for name, value in found.items())]:
+                if not isinstance(value, kinds) or (key == "r" and value < 1):
+                    return f"{name} is {value}, not a {'positive ' * (key == 'r')}number"
+        targets, layers = c.get("target_modules"), c.get("layers_to_transform")
+        if not isinstance(layers, int | list | None) or not isinstance(targets, str | list | None):
+            return f"target_modules is {targets}, layers_to_transform {layers}: neither names nor numbers"
+        for name in [
+            *(c.get("rank_pattern") or ()),
+            *(c.get("alpha_pattern") or ()),
+            *[targets] * isinstance(targets, str),
+        ]:
+            try:
+                re.compile(name)
+            except re.error as error:
+                return f"{name} is no regular expression ({error})"
+        base, said = c.get("base_model_name_or_path"), str(c.get("revision"))
+        if revision and base and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+            if base != source:
+                hint = f"if the one is the other, write {source} into base_model_name_or_path"
+                return f"the adapter is one of {base}, the snapshot is {source}; {hint}"
+            if re.fullmatch(r"[0-9a-f]{40}", said) and said != revision:
+                return f"the adapter is one of {base} at {said}, the snapshot is of {revision}"
+        return None
