@@ -8,7 +8,7 @@ from . import Problem
 
 
 def check(target, runs, directory, before=""):
-    """A file under `directory`, results/runs, that is asked for is of one of the runs, and a fold and seed that there can be.
+    """A file under `directory`, results/runs, is of one of the runs, and of a fold and seed that there can be.
 
     before: the argument before it; after an option, it may be its value.
     """
@@ -22,7 +22,7 @@ def check(target, runs, directory, before=""):
     parts = Path(target).relative_to(directory).parts
     run, fold, seed = (*parts, "", "")[:3]
     if run not in runs:
-        raise Problem(f"{target}: {run} is not among runs: {', '.join(self.config['runs'])}")
+        raise Problem(f"{target}: {run} is not among runs: {', '.join(runs)}")
     choice = next((name for name, entry in runs.items() if run in entry.get("choose", [])), None)
     if choice and not re.fullmatch(r"(adapter\.|(peft|merged)[/.])[^/]+", "/".join(parts[3:])):
         why = "only what is chosen gets answers to the test items"
