@@ -26,8 +26,6 @@ try:
     checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
-    for run in config["runs"].values():
-        run["folds"] = list(range(10)) if run["folds"] == "all" else run["folds"]
     if not IS_MODULE:
         for before, argument in pairwise(sys.argv):  # Snakemake knows its targets only later
             checks.check_target(argument, place("<results>/runs"), before)

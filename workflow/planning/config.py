@@ -1,5 +1,6 @@
 """Checks the configuration before anything runs: by the schema, then what no schema can say."""
 
+import copy
 import difflib
 import importlib.util
 import json
@@ -12,7 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from . import Problem
+from . import Problem, datasets
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
 from .sweeps import unfold
@@ -29,6 +30,21 @@ Validator = extend(Draft202012Validator, type_checker=TYPES)
 
 def is_package(name):
     return name.isidentifier() and importlib.util.find_spec(name) is not None
+
+
+def without_nulls(tree):
+    """By null a further configuration file takes a key away."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: without_nulls(value) for key, value in tree.items() if value is not None}
+
+
+def with_defaults(run, defaults, above="runs"):
+    """A run with the defaults for what it does not say itself, key by key; those of train: only where it has train:."""
+    if not isinstance(run, dict) or not isinstance(defaults, dict):
+        return run
+    missing = {key: value for key, value in defaults.items() if key not in run and (above, key) != ("runs", "train")}
+    return copy.deepcopy(missing) | {key: with_defaults(value, defaults.get(key), key) for key, value in run.items()}
 
 
 class Checks:
@@ -48,6 +64,9 @@ class Checks:
         in_files = [self.sweeps.get(part, part) for part in path]
         trees = [(file, yaml.safe_load(Path(file).read_text(encoding="utf-8"))) for file in self.files]
         having = [file for file, tree in trees if has(tree, in_files)]
+        shared = ["runs", "defaults", *path[2:]]
+        if not having and path[:1] == ["runs"] and len(path) > 2 and any(has(tree, shared) for _, tree in trees):
+            path, in_files, having = shared, shared, [file for file, tree in trees if has(tree, shared)]
         if len(path) > 2 and not having:  # the key is at its default
             having = [file for file, tree in trees if has(tree, in_files[:-1])]
         if path and has(self.given, in_files):
@@ -60,14 +79,26 @@ class Checks:
 
     def check_schema(self, schema):
         if isinstance(self.config.get("runs"), dict):
+            self.share_defaults(self.config["runs"])
             self.sweeps = unfold(self.config, self.refuse)
-        for section in ("models", "datasets"):  # by null a further configuration file takes a key away
+        for section in ("models", "datasets", "runs"):
             entries = self.config.get(section)
-            for name, entry in entries.items() if isinstance(entries, dict) else ():
-                if isinstance(entry, dict):
-                    entries[name] = {key: value for key, value in entry.items() if value is not None}
+            for name in entries if isinstance(entries, dict) else ():
+                entries[name] = without_nulls(entries[name])
         for error in Validator(schema).iter_errors(self.config):
             self.explain(error)
+        datasets.check_labels_of_runs(self)
+
+    def share_defaults(self, runs):
+        """Puts `defaults`, which is no run, into the runs; what is wrong in it is wrong in them."""
+        if not (defaults := runs.pop("defaults", None)):
+            return
+        if not isinstance(defaults, dict):
+            self.refuse(["runs", "defaults"], "is not of the form of a run, as {devices: 1, train: {lr: 1.0e-4}}")
+        if "choose" in defaults:
+            self.refuse(["runs", "defaults", "choose"], "stands in a run, which it makes another kind of run")
+        for name in runs:
+            runs[name] = with_defaults(runs[name] or {}, defaults)
 
     def explain(self, error):
         path, value = list(error.absolute_path), error.instance
@@ -83,12 +114,21 @@ class Checks:
         if error.validator == "oneOf":
             ways = " or ".join(" and ".join(way["required"]) for way in error.validator_value)
             self.refuse(path, f"has {', '.join(value) or 'nothing'}; it needs {ways}")
+        if error.validator == "dependentRequired":
+            needed = error.validator_value.items()
+            key, others = next((key, others) for key, others in needed if key in value and {*others} - value.keys())
+            self.refuse(path, f"has {key}, and so needs {' and '.join(others)}, too")
+        if path[-2:-1] == ["labels"] and error.validator == "type":
+            self.refuse(path, f'{value} is no text to YAML: put it in quotation marks, as "yes"')
         if error.validator_value in ("number", "integer") and isinstance(value, str):
             self.refuse(path, f"'{value}' is text to YAML; write a plain number, as 1.0e-4 for 1e-4")
         self.refuse(path, ". ".join(filter(None, [error.message, error.schema.get("description")])))
 
     def check_runs(self, nemo_keys, fetched):
         """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there."""
+        datasets.complete(self.config)
+        for name in self.config["datasets"]:
+            datasets.check(self, name)
         for name in self.config["targets"]:
             if name not in self.config["runs"]:
                 self.refuse(["targets"], f"{name} is not among runs: {', '.join(self.config['runs'])}")
@@ -119,6 +159,7 @@ class Checks:
         for kind in ("model", "dataset"):
             if run[kind] not in self.config[f"{kind}s"]:
                 self.refuse([*path, kind], f"{run[kind]} is not among {kind}s: {', '.join(self.config[f'{kind}s'])}")
+        datasets.check_run(self, name, run)
         devices, tp = run["devices"], run["tensor_model_parallel_size"]
         if devices % tp:
             self.refuse([*path, "tensor_model_parallel_size"], f"{tp} does not divide the {devices} devices")

@@ -17,6 +17,8 @@ table = of_clone("planning.table").Table(config)
 of_targets, of_table = table.of_targets, table.of_table
 names_of_targets, sources = table.names_of_targets, table.sources
 devices, devices_of_model, gpus = parameters.devices, parameters.devices_of_model, parameters.gpus
+data_sets = of_clone("planning.datasets").DataSets(config)
+task = data_sets.task
 anew = of_clone("planning.forced").anew(workflow, GPU_RULES["train_lora"])
 
 
@@ -24,7 +26,7 @@ wildcard_constraints:
     model=r"[\w.-]+",
     dataset=r"[\w.-]+",
     run=r"[\w.-]+",
-    label="final_decision|reasoning_required_pred|reasoning_free_pred",
+    label="final_decision|reasoning_required_pred|reasoning_free_pred|answer",
     fold=r"\d",
     seed=r"0|[1-9]\d*",
     split=r"test|fold\d/(train|train-maybe\d|val)",
