@@ -47,17 +47,18 @@ def complete(config):
 def check(checks, name):
     """The data set's keys fit together; its files are there, and have the columns where their first line tells."""
     entry, path = checks.config["datasets"][name], ["datasets", name]
-    if "prompt" in entry:
-        try:
-            named = template.columns(entry["prompt"])
-        except ValueError as error:
-            checks.refuse([*path, "prompt"], str(error))
-        if not named:
-            checks.refuse([*path, "prompt"], "has no column, as {input}: it would ask the same of each item")
+    try:
+        named = template.columns(entry.get("prompt", pubmedqa.PROMPT))
+    except ValueError as error:
+        checks.refuse([*path, "prompt"], str(error))
+    if not named:
+        checks.refuse([*path, "prompt"], "has no column, as {input}: it would ask the same of each item")
+    if "truncate" in entry and named.count(entry["truncate"]) != 1:
+        checks.refuse([*path, "truncate"], f"{entry['truncate']} must be once in the prompt, of {', '.join(named)}")
     if not is_own(entry):
         if of_others := next((key for key in ("answer", "id", "labels") if key in entry), None):
             checks.refuse([*path, of_others], "PubMedQA has its own; the key is for files of yours")
-        for column in named if "prompt" in entry else ():
+        for column in named:
             if column not in pubmedqa.COLUMNS:
                 checks.refuse([*path, "prompt"], f"no column {column}: there are {', '.join(pubmedqa.COLUMNS)}")
         if entry.get("sample", 0) > 500:
@@ -136,9 +137,10 @@ class DataSets:
         """What write_jsonl is to ask: by PubMedQA's label and prompt, or by the columns of one's own."""
         entry = self.config["datasets"][wildcards.dataset]
         if is_own(entry):
-            return f"--columns {self.columns('prompt', 'answer', 'labels')(wildcards)}"
-        prompt = f" --prompt={shlex.quote(entry['prompt'])}" if "prompt" in entry else ""
-        return f"--label {wildcards.label}{prompt}"
+            asked, more = f"--columns {self.columns('prompt', 'answer', 'labels')(wildcards)}", ["truncate"]
+        else:
+            asked, more = f"--label {wildcards.label}", ["prompt", "truncate"]
+        return " ".join([asked, *(f"--{key}={shlex.quote(entry[key])}" for key in more if key in entry)])
 
     def files(self, wildcards):
         """The user's file of a split, and those that may have none of its prompts."""

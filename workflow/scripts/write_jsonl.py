@@ -1,7 +1,7 @@
 """Writes items as NeMo's JSON Lines, {"input": prompt, "output": answer, "pmid" or "id": …}, in the items' order.
 
 Of PubMedQA, with --label, by the tutorial's prompt or another; of data of one's own, with --columns. An item without an
-answer has no output.
+answer has no output. Where a column may be shortened, "truncate" says from where to where in the input its text goes.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.files import read_json, write_jsonl
 from common.pubmedqa import LABELS, PROMPT
-from common.template import fill
+from common.template import fill, place_of
 
 
 def stratified_sample(items, size, seed, key="final_decision", labels=LABELS):
@@ -36,6 +36,7 @@ def main():
     parser.add_argument("--json", required=True, type=Path, help="{id: item}")
     parser.add_argument("--label", help="of PubMedQA: the items' key that is the answer, final_decision as a rule")
     parser.add_argument("--prompt", default=PROMPT, help="of PubMedQA: a template, the tutorial's by default")
+    parser.add_argument("--truncate", help="the column that may be shortened, in training and prediction")
     help = 'of other data: JSON, {"prompt": template, "answer": column, "labels": […] if they are a closed set}'
     parser.add_argument("--columns", type=json.loads, help=help)
     parser.add_argument("--sample", type=int, default=0, help="so many items, stratified by label; 0: all")
@@ -59,6 +60,8 @@ def main():
     for name, item in items.items():
         output = {"output": item[answer]} if (item.get(answer) or "").strip() else {}
         row = {"input": fill(prompt, item), **output, id_key: name}
+        if args.truncate:
+            row["truncate"] = place_of(args.truncate, prompt, item)
         rows += [row] * (args.repeat_maybe if output.get("output") == "maybe" else 1)
     write_jsonl(args.output, rows)
     print(f"{args.output}: {len(items)} items in {len(rows)} lines, answers from {answer}")

@@ -51,3 +51,13 @@ def as_text(item, name):
 def fill(template, item):
     """The prompt for an item, {column: value}."""
     return "".join(text + (as_text(item, name) if name is not None else "") for text, name in parts(template))
+
+
+def place_of(column, template, item):
+    """[begin, end] of a column's text in the prompt, without blanks at its end."""
+    begin = 0
+    for text, name in parts(template):
+        value, begin = "" if name is None else as_text(item, name), begin + len(text)
+        if name == column:
+            return [begin, begin + len(value.rstrip())]
+        begin += len(value)

@@ -17,6 +17,7 @@ class Items:
     def __init__(self, file, columns, answers_needed):
         self.file, self.columns = file, columns
         self.by_id, self.prompts, self.repeated, places, times = {}, {}, None, {}, {}
+        self.others = "" if answers_needed else ", but given of others"
         self.answered = True if answers_needed else None
         for place, key, item in rows(file):
             where = f"{file}, {place}"
@@ -53,9 +54,8 @@ class Items:
         if self.answered is None:
             self.answered = given
         if given != self.answered:
-            raise ValueError(
-                f"the answer, {column}, is {'given, but not of' if given else 'empty, but given of'} others"
-            )
+            state = "given, but not of others" if given else f"empty{self.others}"
+            raise ValueError(f"the answer, {column}, is {state}")
         if given and labels and answer not in labels:
             raise ValueError(f"the answer, {column}, is '{answer}', none of {', '.join(labels)}")
         return answer if given else ""
