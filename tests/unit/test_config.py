@@ -144,10 +144,10 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     ),
     "datasets: {x: {train: d.csv, test: d.csv}}": "datasets.x: has train, and so needs val and test, too",
     "datasets: {x: {val: d.csv, test: d.csv}}": "datasets.x: has val, and so needs train and test, too",
-    "datasets: {x: {test: d.xlsx}}": (
+    "{datasets: {x: {test: d.xlsx}}, runs: {base: {dataset: x}}}": (
         "datasets.x.test: d.xlsx is none of .jsonl, .csv, .tsv, .parquet, .json: save it as one of them"
     ),
-    "datasets: {x: {test: gone.csv}}": "datasets.x.test: there is no file gone.csv",
+    "{datasets: {x: {test: gone.csv}}, runs: {base: {dataset: x}}}": "datasets.x.test: there is no file gone.csv",
     "datasets: {x: {test: d.csv, id: name}}": (
         "datasets.x.test: d.csv has no column name: there are input, output, other"
     ),
@@ -207,6 +207,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     f"runs: {{defaults: {{tensor_model_parallel_size: 3}}, new: {{{NEW}}}}}": (
         "runs.defaults.tensor_model_parallel_size: 3 does not divide the 4 devices"
     ),
+    "runs: {defaults: [lora]}": ("runs.defaults: is not of the form of a run, as {devices: 1, train: {lr: 1.0e-4}}"),
     "runs: {defaults: {choose: [lora, tutorial]}}": (
         "runs.defaults.choose: stands in a run, which it makes another kind of run"
     ),
@@ -316,6 +317,10 @@ def test_what_is_right_passes(checked, tmp_path):
 def test_data_of_ones_own(checked):
     """Complete with what no default of the schema can say; folds that there are, and their label, is no choice."""
     checks = checked(f"{{{OWN}, runs: {{lora: {{dataset: own, label: null, folds: all}}}}}}")
+    target = "results/runs/lora/fold{}/seed0/metrics.json"
+    checks.check_target(target.format(0), "results/runs")
+    said_of_other = said(checks.check_target, target.format(3), "results/runs")
+    assert said_of_other == f"{target.format(3)}: own has fold 0 only"
     assert {"prompt": "{input}", "answer": "output"}.items() <= checks.config["datasets"]["own"].items()
     assert checks.config["runs"]["lora"]["label"] == "answer" and checks.config["runs"]["lora"]["folds"] == [0]
     items = "datasets: {x: {items: d.csv, labels: [maybe, b]}}"
@@ -330,6 +335,7 @@ def test_defaults_of_runs(checked):
     defaults += ", train: {lr: 0.1, max_steps: 9, val_check_interval: 9, repeat_maybe: 2}"
     new = "a: null, b: {devices: 8, train: {lr: 0.2, repeat_maybe: null}, predict: {tokens_to_generate: 3}}"
     new += ", c: {train: {}}"
+    train = "runs: {defaults: {tensor_model_parallel_size: 1, train: {max_steps: 9, val_check_interval: 9}}}"
     runs = checked(f"runs: {{defaults: {{{defaults}}}, {new}}}").config["runs"]
     assert "defaults" not in runs and "train" not in runs["a"] and runs["a"]["seeds"] == [1, 2]
     assert runs["a"]["devices"] == 2 and runs["b"]["devices"] == 8 and runs["a"]["predict"]["batch_size"] == 8
@@ -337,6 +343,8 @@ def test_defaults_of_runs(checked):
     assert runs["b"]["train"]["lr"] == 0.2 and runs["b"]["train"]["max_steps"] == 9
     assert "repeat_maybe" not in runs["b"]["train"] and runs["c"]["train"]["repeat_maybe"] == 2
     assert runs["c"]["train"]["lr"] == 0.1 and runs["base"]["devices"] == 2 and "train" not in runs["base"]
+    swept = f"runs: {{defaults: {{{NEW}, train: {{lr: {{sweep: [0.1, 0.2]}}}}}}, {new.replace('lr: 0.2, ', '')}}}"
+    assert {"b-lr-0.1", "b-lr-0.2", "c-lr-0.2", "a", "lora"} <= checked(swept, train).config["runs"].keys()
     assert runs["tutorial"]["devices"] == 4 and runs["tutorial"]["train"]["lr"] == 1e-4  # which they say themselves
 
 

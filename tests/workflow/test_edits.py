@@ -26,10 +26,13 @@ RERUNS = {
     "planning/changes.py": NOTHING,
     "planning/config.py": NOTHING,
     "planning/container.py": NOTHING,
+    "planning/datasets.py": NOTHING,
+    "planning/defaults.py": NOTHING,
     "planning/forced.py": NOTHING,
     "planning/machine.py": NOTHING,
     "planning/nemo_keys.py": NOTHING,
     "planning/parameters.py": NOTHING,
+    "planning/schema.py": NOTHING,
     "planning/slurm.py": NOTHING,
     "planning/speed.py": NOTHING,
     "planning/start.py": NOTHING,
@@ -62,13 +65,16 @@ RERUNS = {
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
+    "scripts/common/items.py": {"predict"},
     "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict", "merge_model"},
     "scripts/common/progress.py": {"predict", "merge_model", "verify_model"},
     "scripts/common/provenance.py": {"predict", "evaluate", "verify_model"},
     "scripts/common/pubmedqa.py": OTHERS
-    - {"choose_run", "dequantize_gguf", "download_pubmedqa", "export_adapter", "merge_model"}
-    - {"pack_model", "verify_model"},
+    - {"choose_run", "dequantize_gguf", "export_adapter", "merge_model"}
+    - {"pack_model", "verify_model", "read_items", "split_items"},
+    "scripts/common/template.py": OTHERS
+    - {"choose_run", "dequantize_gguf", "export_adapter", "merge_model", "pack_model", "verify_model"},
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
     "scripts/convert_model.yaml": NOTHING,
@@ -93,6 +99,7 @@ RERUNS = {
     "scripts/nemo_image/fused.py": {"predict", "verify_model"},
     "scripts/nemo_image/kept.py": NOTHING,
     "scripts/nemo_image/lazy_imports.py": {"predict", "verify_model"},
+    "scripts/nemo_image/lengths.py": {"predict"},
     "scripts/nemo_image/loading.py": {"predict", "verify_model"},
     "scripts/nemo_image/packing.py": NOTHING,
     "scripts/nemo_image/predictor.py": {"predict", "verify_model"},
@@ -103,11 +110,10 @@ RERUNS = {
     "scripts/pack_model.py": {"pack_model"},
     "scripts/predict.py": {"predict"},
     "scripts/predict.yaml": {"predict"},
+    "scripts/read_items.py": {"read_items"},
     "scripts/simulate_trials.py": {"simulate_trials"},
-    "scripts/split_folds.py": {
-        "simulate_trials",
-        "split_folds",
-    },  # the former splits what it makes by the latter's code
+    "scripts/split_folds.py": {"download_pubmedqa", "simulate_trials", "split_folds"},  # the first two by its code
+    "scripts/split_items.py": {"split_items"},
     "scripts/train_lora.py": NOTHING,
     "scripts/train_lora.yaml": NOTHING,  # of a comment; its values are settings
     "scripts/verify_model.py": {"verify_model"},
@@ -115,12 +121,16 @@ RERUNS = {
     "scripts/write_model_card.py": {"write_model_card"},
     "scripts/write_report.py": {"write_report"},
     "tools/ask.py": NOTHING,
+    "scripts/user_files/items.py": {"read_items", "split_items"},
+    "scripts/user_files/reading.py": {"download_pubmedqa", "read_items", "split_items"},
     "tools/trainings.py": NOTHING,
 }
 READ_BY = {  # rules by what they read of others'
     "download_pubmedqa": {"split_folds"},
     "simulate_trials": {"split_folds"},
     "split_folds": {"write_jsonl", "evaluate", "write_report"},
+    "split_items": {"write_jsonl", "evaluate", "write_report"},
+    "read_items": {"write_jsonl", "evaluate", "write_report"},
     "write_jsonl": {"train_lora", "predict", "evaluate", "write_model_card"},
     "download_model": {"convert_model", "verify_model", "export_adapter", "merge_model"},
     "dequantize_gguf": {"convert_model", "verify_model", "export_adapter", "merge_model"},
@@ -140,7 +150,7 @@ READ_BY = {  # rules by what they read of others'
 NEUTRAL = {".rst": "\n.. edited\n", ".j2": "\n{# edited #}\n"}  # others: a comment
 
 CONFIG = """
-targets: [base, a, b]
+targets: [base, a, b, c, d]
 accelerator: cpu
 image: null
 models:
@@ -149,6 +159,8 @@ models:
 datasets:
   trials: {simulate: 0}
   own: {directory: own}
+  three: {train: own.csv, val: val.csv, test: test.csv}
+  one: {items: own.csv}
 runs:
   base: {model: tiny, dataset: trials}
   a1: &a1 {model: tiny, dataset: trials, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-3}}
@@ -157,7 +169,10 @@ runs:
   b1: &b1 {<<: *a1, model: packed, dataset: own}
   b2: {<<: *b1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
   b: {model: packed, dataset: own, choose: [b1, b2]}
+  c: {<<: *a1, dataset: three}
+  d: {<<: *a1, dataset: one}
 """
+CSV = "own.csv", "val.csv", "test.csv"
 TARGETS = ["results/accuracy.tsv", "results/report.html"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
 TARGETS += [
@@ -202,9 +217,9 @@ def project(tmp_path_factory):
     """A working directory apart from any clone, all of whose outputs are there, marked as made."""
     project = tmp_path_factory.mktemp("project")
     (project / "plan.yaml").write_text(CONFIG)
-    for file in ("tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf"):
+    for file in ("tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf", *CSV):
         (project / file).parent.mkdir(exist_ok=True)
-        (project / file).write_text("{}")
+        (project / file).write_text("input,output\n" if file in CSV else "{}")
     for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):
         for file in map(project.joinpath, files.split(", ")):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -261,19 +276,21 @@ def test_training_yaml(project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "rule"),
+    ("file", "rules"),
     [
-        ("own/ori_pqal.json", "download_pubmedqa"),
-        ("tiny/config.json", "download_model"),
-        ("packed.gguf", "dequantize_gguf"),
+        ("own/ori_pqal.json", {"download_pubmedqa"}),
+        ("tiny/config.json", {"download_model"}),
+        ("packed.gguf", {"dequantize_gguf"}),
+        ("own.csv", {"read_items", "split_items"}),
+        ("test.csv", {"read_items"}),
     ],
 )
-def test_the_users_own_files(project, file, rule):
+def test_the_users_own_files(project, file, rules):
     """By their contents: touched, they re-run nothing."""
     file = project / file
     before = file.read_text()
     file.touch()
     assert planned(ROOT, project)[0] == NOTHING
-    file.write_text('{"num_attention_heads": 4}')
-    assert planned(ROOT, project)[0] == with_readers({rule})
+    file.write_text("input,output,other\n" if file.suffix == ".csv" else '{"num_attention_heads": 4}')
+    assert planned(ROOT, project)[0] == with_readers(rules)
     file.write_text(before)

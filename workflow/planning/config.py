@@ -1,50 +1,23 @@
 """Checks the configuration before anything runs: by the schema, then what no schema can say."""
 
-import copy
-import difflib
 import importlib.util
 import json
-import math
 import os
 import re
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.validators import extend
 
 from . import Problem, datasets
+from .defaults import share, without_nulls
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
+from .schema import problems
 from .sweeps import unfold
-
-# To JSON Schema 1.0 is an integer, to Python none; and .inf and .nan are numbers.
-TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
-    {
-        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
-        "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
-    }
-)
-Validator = extend(Draft202012Validator, type_checker=TYPES)
 
 
 def is_package(name):
     return name.isidentifier() and importlib.util.find_spec(name) is not None
-
-
-def without_nulls(tree):
-    """By null a further configuration file takes a key away."""
-    if not isinstance(tree, dict):
-        return tree
-    return {key: without_nulls(value) for key, value in tree.items() if value is not None}
-
-
-def with_defaults(run, defaults, above="runs"):
-    """A run with the defaults for what it does not say itself, key by key; those of train: only where it has train:."""
-    if not isinstance(run, dict) or not isinstance(defaults, dict):
-        return run
-    missing = {key: value for key, value in defaults.items() if key not in run and (above, key) != ("runs", "train")}
-    return copy.deepcopy(missing) | {key: with_defaults(value, defaults.get(key), key) for key, value in run.items()}
 
 
 class Checks:
@@ -65,8 +38,9 @@ class Checks:
         trees = [(file, yaml.safe_load(Path(file).read_text(encoding="utf-8"))) for file in self.files]
         having = [file for file, tree in trees if has(tree, in_files)]
         shared = ["runs", "defaults", *path[2:]]
-        if not having and path[:1] == ["runs"] and len(path) > 2 and any(has(tree, shared) for _, tree in trees):
-            path, in_files, having = shared, shared, [file for file, tree in trees if has(tree, shared)]
+        unsaid = not having and not has(self.given, in_files) and path[:1] == ["runs"] and len(path) > 2
+        if unsaid and (having := [file for file, tree in trees if has(tree, shared)]):
+            path = in_files = shared
         if len(path) > 2 and not having:  # the key is at its default
             having = [file for file, tree in trees if has(tree, in_files[:-1])]
         if path and has(self.given, in_files):
@@ -79,50 +53,15 @@ class Checks:
 
     def check_schema(self, schema):
         if isinstance(self.config.get("runs"), dict):
-            self.share_defaults(self.config["runs"])
+            share(self.config["runs"], self.refuse)
             self.sweeps = unfold(self.config, self.refuse)
         for section in ("models", "datasets", "runs"):
             entries = self.config.get(section)
             for name in entries if isinstance(entries, dict) else ():
                 entries[name] = without_nulls(entries[name])
-        for error in Validator(schema).iter_errors(self.config):
-            self.explain(error)
+        for path, problem in problems(schema, self.config):
+            self.refuse(path, problem)
         datasets.check_labels_of_runs(self)
-
-    def share_defaults(self, runs):
-        """Puts `defaults`, which is no run, into the runs; what is wrong in it is wrong in them."""
-        if not (defaults := runs.pop("defaults", None)):
-            return
-        if not isinstance(defaults, dict):
-            self.refuse(["runs", "defaults"], "is not of the form of a run, as {devices: 1, train: {lr: 1.0e-4}}")
-        if "choose" in defaults:
-            self.refuse(["runs", "defaults", "choose"], "stands in a run, which it makes another kind of run")
-        for name in runs:
-            runs[name] = with_defaults(runs[name] or {}, defaults)
-
-    def explain(self, error):
-        path, value = list(error.absolute_path), error.instance
-        if error.validator == "additionalProperties":
-            known = error.schema.get("properties", {})
-            unknown = str(next(key for key in value if key not in known))
-            close = difflib.get_close_matches(unknown, known, n=1)
-            hint = f"is it {close[0]}?" if close else f"there are {', '.join(known)}"
-            self.refuse([*path, unknown], f"no such key; {hint}")
-        if error.validator == "required":
-            missing = next(key for key in error.validator_value if key not in value)
-            self.refuse(path, f"{missing} is missing: {error.schema['properties'][missing]['description']}")
-        if error.validator == "oneOf":
-            ways = " or ".join(" and ".join(way["required"]) for way in error.validator_value)
-            self.refuse(path, f"has {', '.join(value) or 'nothing'}; it needs {ways}")
-        if error.validator == "dependentRequired":
-            needed = error.validator_value.items()
-            key, others = next((key, others) for key, others in needed if key in value and {*others} - value.keys())
-            self.refuse(path, f"has {key}, and so needs {' and '.join(others)}, too")
-        if path[-2:-1] == ["labels"] and error.validator == "type":
-            self.refuse(path, f'{value} is no text to YAML: put it in quotation marks, as "yes"')
-        if error.validator_value in ("number", "integer") and isinstance(value, str):
-            self.refuse(path, f"'{value}' is text to YAML; write a plain number, as 1.0e-4 for 1e-4")
-        self.refuse(path, ". ".join(filter(None, [error.message, error.schema.get("description")])))
 
     def check_runs(self, nemo_keys, fetched):
         """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there."""
@@ -238,3 +177,6 @@ class Checks:
             raise Problem(f"{target}: {run} is a candidate of {choice}: {why}")
         if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed(0|[1-9]\d*)", seed):
             raise Problem(f"{target}: {fold}/{seed} is none of fold0/seed0, fold0/seed1, …, fold9/…")
+        data = self.config["runs"][run]["dataset"]
+        if int(fold[4:]) not in datasets.folds_of(self.config["datasets"].get(data, {})):
+            raise Problem(f"{target}: {data} has fold 0 only")

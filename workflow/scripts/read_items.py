@@ -29,7 +29,7 @@ def main():
             if prompt := next(filter(others.get, items.prompts), None):
                 same = f"{args.file}, {items.prompts[prompt]}: has the same prompt as {file}, {others[prompt]}"
                 raise ValueError(f"{same}: what is trained on must not be tested on: take it out of one of them")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"{error}.")
     write_json(args.output, items.by_id, indent=1)
     print(f"{args.output}: {len(items.by_id)} items of {args.file}{'' if items.answered else ', without answers'}")

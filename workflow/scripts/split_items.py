@@ -48,7 +48,7 @@ def main():
         if read.repeated:
             same = f"{args.items}, {read.repeated[1]}: has the same prompt as {read.repeated[0]}"
             raise ValueError(f"{same}: one could be drawn to train with, the other to test: take one of them out")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"{error}.")
 
     rng, items = random.Random(args.seed), read.by_id
