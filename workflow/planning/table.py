@@ -45,8 +45,9 @@ class Table:
         """The names of the models or data sets, by `kind`, of the runs in the table."""
         return sorted({self.config["runs"][run][kind] for run in self.targets})
 
-    def sources(self):
-        """The models and data sets of the runs in the table as one JSON string: {kind: {name: entry}}."""
+    def sources(self, wildcards):
+        """The models and data sets of the runs in the table as one JSON string: {kind: {name: entry}}. A function of
+        wildcards, as Snakemake would take the columns of a prompt in a plain string for wildcards."""
         kinds = [(kind, self.config[kind], self.names_of_targets(kind[:-1])) for kind in ("models", "datasets")]
         return json.dumps(
             {kind: {name: entries[name] for name in names} for kind, entries, names in kinds}, sort_keys=True
