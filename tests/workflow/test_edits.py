@@ -164,20 +164,22 @@ datasets:
 runs:
   base: {model: tiny, dataset: trials}
   a1: &a1 {model: tiny, dataset: trials, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-3}}
-  a2: {<<: *a1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
+  a2: &a2 {<<: *a1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
   a: {model: tiny, dataset: trials, choose: [a1, a2]}
   b1: &b1 {<<: *a1, model: packed, dataset: own}
   b2: {<<: *b1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
   b: {model: packed, dataset: own, choose: [b1, b2]}
-  c: {<<: *a1, dataset: three}
-  d: {<<: *a1, dataset: one}
+  c1: {<<: *a1, dataset: three}
+  c2: {<<: *a2, dataset: three}
+  c: {model: tiny, dataset: three, choose: [c1, c2]}
+  d1: {<<: *a1, dataset: one}
+  d2: {<<: *a2, dataset: one}
+  d: {model: tiny, dataset: one, choose: [d1, d2]}
 """
 CSV = "own.csv", "val.csv", "test.csv"
 TARGETS = ["results/accuracy.tsv", "results/report.html"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
-TARGETS += [
-    f"results/runs/{run}/fold0/seed0/{f}" for run in ("a", "b") for f in ("merged/config.json", "peft/README.md")
-]
+TARGETS += [f"results/runs/{run}/fold0/seed0/{f}" for run in "abcd" for f in ("merged/config.json", "peft/README.md")]
 
 
 def with_readers(rules):
