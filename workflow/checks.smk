@@ -28,11 +28,11 @@ try:
     checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
-    for run in config["runs"].values():
-        run["folds"] = list(range(10)) if run["folds"] == "all" else run["folds"]
     if not IS_MODULE:
         for before, argument in pairwise(sys.argv):  # Snakemake knows its targets only later
-            of_clone("planning.targets").check(argument, config["runs"], place("<results>/runs"), before)
+            of_clone("planning.targets").check(
+                argument, config["runs"], config["datasets"], place("<results>/runs"), before
+            )
     checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
     # Not all, of a module; and not predict_for_export, which older profiles lack: onstart looks at what will run.
     used = [GPU_RULES[name] for name in ("train_lora", "predict", "verify_model") if MODIFIER.avail_rulename(name)]

@@ -4,6 +4,7 @@ nothing."""
 import copy
 import json
 import os
+import shlex
 import shutil
 import time
 
@@ -12,6 +13,7 @@ import yaml
 from helpers import ROOT, SCRIPTS
 
 from workflow.planning import changes
+from workflow.planning.datasets import DataSets
 from workflow.planning.parameters import Parameters
 from workflow.scripts.download_pubmedqa import SHA256
 
@@ -45,7 +47,7 @@ def test_files_that_no_step_reads(tmp_path):
         (tmp_path / name).write_text("2")
     (tmp_path / "original").mkdir()
     assert one == changes.state(str(tmp_path))
-    for name in *SHA256, "tokenizer.model", "model-00001-of-00002.safetensors":
+    for name in *SHA256, "train-0.parquet", "tokenizer.model", "model-00001-of-00002.safetensors":
         (tmp_path / name).write_text("2")
         assert one != (one := changes.state(str(tmp_path)))
 
@@ -101,6 +103,24 @@ def test_key_that_comes_later(group):
         assert own_settings(run, schema, group) == one
     run[group]["new"] = 8
     assert json.loads(own_settings(run, schema, group)) == json.loads(one) | {"new": 8}
+
+
+@pytest.mark.parametrize(
+    ("entry", "flags"),
+    [
+        (
+            {"simulate": 0},
+            "--labels yes no maybe --gold final_decision --human reasoning_required_pred",
+        ),
+        ({"items": "a.csv", "labels": ["x y", "it's"], "answer": "the answer"}, None),
+        ({"test": "a.csv", "answer": "output"}, "--gold output"),
+    ],
+)
+def test_task(entry, flags):
+    config = {"datasets": {"d": entry}, "runs": {"r": {"dataset": "d"}}}
+    (wildcards,) = [type("Wildcards", (), {"run": "r"})]
+    told = DataSets(config).task("labels", "gold", "human")(wildcards)
+    assert told == flags if flags else shlex.split(told) == ["--labels", "x y", "it's", "--gold", "the answer"]
 
 
 def test_values_of_the_training_yaml(tmp_path):

@@ -19,6 +19,8 @@ SCHEMA = str(ROOT / "workflow/schemas/config.schema.yaml")
 NEMO_KEYS = yaml.safe_load((ROOT / "workflow/scripts/train_lora.yaml").read_text())
 
 THEIRS = "theirs: {model: mistral-7b, dataset: pubmedqa, adapter: {"
+OWN = "datasets: {own: {train: d.csv, val: d.csv, test: d.csv, labels: [a, b]}}"
+NEW = "model: mistral-7b, dataset: pubmedqa"
 CHOSEN = "chosen: {model: mistral-7b, dataset: pubmedqa, choose:"
 MISTAKES = {  # laid over config/config.yaml: what is said, before what the schema says of the key
     "target: [lora]": "target: no such key; is it targets?",
@@ -192,7 +194,79 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     f"targets: [theirs]\nruns: {{{THEIRS} nemo: no/such.nemo}}}}}}": "runs.theirs.adapter: there is no no/such.nemo",
     "runs: {lora: {adapter: {nemo: x.nemo}}}": "runs.lora.adapter: stands beside train:; a run has one of them",
     "datasets: {x: {simulate: 1, directory: d}}": (
-        "datasets.x: has simulate, directory; it needs revision or directory or simulate"
+        "datasets.x: has simulate, directory; it needs revision or directory or simulate or items or test"
+    ),
+    "datasets: {x: {train: d.csv}}": (
+        "datasets.x: has train; it needs revision or directory or simulate or items or test"
+    ),
+    "datasets: {x: {train: d.csv, test: d.csv}}": "datasets.x: has train, and so needs val and test, too",
+    "datasets: {x: {val: d.csv, test: d.csv}}": "datasets.x: has val, and so needs train and test, too",
+    "{datasets: {x: {test: d.xlsx}}, runs: {base: {dataset: x}}}": (
+        "datasets.x.test: d.xlsx is none of .jsonl, .csv, .tsv, .parquet, .json: save it as one of them"
+    ),
+    "{datasets: {x: {test: gone.csv}}, runs: {base: {dataset: x}}}": "datasets.x.test: there is no file gone.csv",
+    "datasets: {x: {test: d.csv, id: name}}": (
+        "datasets.x.test: d.csv has no column name: there are input, output, other"
+    ),
+    "datasets: {x: {items: d.csv, answer: label}}": (
+        "datasets.x.items: d.csv has no column label: there are input, output, other"
+    ),
+    'datasets: {x: {items: d.csv, prompt: "{text}"}}': (
+        "datasets.x.items: d.csv has no column text: there are input, output, other"
+    ),
+    'datasets: {x: {items: d.csv, prompt: "{input"}}': (
+        "datasets.x.prompt: expected '}' before end of string; "
+        "a brace that stands for itself is written twice, {{ or }}"
+    ),
+    "datasets: {x: {items: d.csv, prompt: input}}": (
+        "datasets.x.prompt: has no column, as {input}: it would ask the same of each item"
+    ),
+    'datasets: {x: {items: d.csv, prompt: "{input} {output}"}}': "datasets.x.prompt: has {output}, which is the answer",
+    "datasets: {x: {items: d.csv, labels: [yes, no]}}": (
+        'datasets.x.labels: True is no text to YAML: put it in quotation marks, as "yes"'
+    ),
+    "datasets: {x: {items: d.csv, labels: [a, 2024-01-01]}}": (
+        'datasets.x.labels: 2024-01-01 is no text to YAML: put it in quotation marks, as "yes"'
+    ),
+    "datasets: {x: {items: d.csv, labels: [1, 2]}}": (
+        'datasets.x.labels: 1 is no text to YAML: put it in quotation marks, as "yes"'
+    ),
+    "datasets: {x: {items: d.csv, labels: [a, a]}}": "datasets.x.labels: ['a', 'a'] has non-unique elements",
+    "datasets: {pubmedqa: {labels: [a, b]}}": (
+        "datasets.pubmedqa.labels: PubMedQA has its own; the key is for files of yours"
+    ),
+    'datasets: {pubmedqa: {prompt: "{question}"}}': (
+        "datasets.pubmedqa.prompt: no column question: there are QUESTION, CONTEXTS, LABELS, MESHES, YEAR, LONG_ANSWER"
+    ),
+    "datasets: {pubmedqa: {sample: 501}}": "datasets.pubmedqa.sample: 501 of 500 test items",
+    "datasets: {x: {items: d.csv, truncate: other}}": (
+        "datasets.x.truncate: other must be once in the prompt, of input"
+    ),
+    "datasets: {pubmedqa: {truncate: contexts}}": (
+        "datasets.pubmedqa.truncate: contexts must be once in the prompt, of QUESTION, CONTEXTS"
+    ),
+    f"{{{OWN}, runs: {{lora: {{dataset: own, label: final_decision}}}}}}": (
+        "runs.lora.label: is for PubMedQA; own names its column of answers by answer:"
+    ),
+    f"{{{OWN}, runs: {{lora: {{dataset: own, folds: [0, 3]}}}}}}": (
+        "runs.lora.folds: 3: own has fold 0 only; of one file, as items:, ten are drawn"
+    ),
+    f"{{{OWN}, runs: {{lora: {{dataset: own, train: {{repeat_maybe: 2}}}}}}}}": (
+        "runs.lora.train.repeat_maybe: own has no label maybe"
+    ),
+    "{datasets: {x: {test: d.csv}}, runs: {lora: {dataset: x}}}": (
+        "runs.lora.dataset: x has no train: and val:, and the run has train:"
+    ),
+    "runs: {defaults: {devics: 1}}": "runs.defaults.devics: no such key; is it devices?",
+    f"runs: {{defaults: {{train: {{max_steps: 9, val_check_interval: 9, lr: 1e-4}}}}, new: {{{NEW}, train: {{}}}}}}": (
+        "runs.defaults.train.lr: '1e-4' is text to YAML; write a plain number, as 1.0e-4 for 1e-4"
+    ),
+    f"runs: {{defaults: {{tensor_model_parallel_size: 3}}, new: {{{NEW}}}}}": (
+        "runs.defaults.tensor_model_parallel_size: 3 does not divide the 4 devices"
+    ),
+    "runs: {defaults: [lora]}": ("runs.defaults: is not of the form of a run, as {devices: 1, train: {lr: 1.0e-4}}"),
+    "runs: {defaults: {choose: [lora, tutorial]}}": (
+        "runs.defaults.choose: stands in a run, which it makes another kind of run"
     ),
 }
 
@@ -255,6 +329,7 @@ def checked(tmp_path, monkeypatch):
     """checked(text, …): the checks, as checks.smk makes them, of config/config.yaml with mine.yaml, mine2.yaml, … over
     it; they have passed."""
     monkeypatch.chdir(tmp_path)
+    Path("d.csv").write_text("input,output,other\n")
 
     def checked(*texts, fetched="resources/hf"):
         files = [Path("mine.yaml"), *(Path(f"mine{number}.yaml") for number in range(2, len(texts) + 1))][: len(texts)]
@@ -295,6 +370,41 @@ def test_what_is_right_passes(checked, tmp_path):
         f"{{runs: {{{more}}}, models: {{mistral-7b: {{repo: null, revision: null, snapshot: {tmp_path}}}}}}}"
     )
     assert checks.config["models"]["mistral-7b"] == {"snapshot": str(tmp_path)}
+
+
+def test_data_of_ones_own(checked):
+    """Complete with what no default of the schema can say; folds that there are, and their label, is no choice."""
+    checks = checked(f"{{{OWN}, runs: {{lora: {{dataset: own, label: null, folds: all}}}}}}")
+    target = "results/runs/lora/fold{}/seed0/metrics.json"
+    where = checks.config["runs"], checks.config["datasets"], "results/runs"
+    check_target(target.format(0), *where)
+    said_of_other = said(check_target, target.format(3), *where)
+    assert said_of_other == f"{target.format(3)}: own has fold 0 only"
+    assert {"prompt": "{input}", "answer": "output"}.items() <= checks.config["datasets"]["own"].items()
+    assert checks.config["runs"]["lora"]["label"] == "answer" and checks.config["runs"]["lora"]["folds"] == [0]
+    items = "datasets: {x: {items: d.csv, labels: [maybe, b]}}"
+    run = checked(f"{{{items}, runs: {{best: {{dataset: x}}}}}}").config["runs"]["best"]
+    assert run["label"] == "answer" and run["folds"] == list(range(10)) and run["train"]["repeat_maybe"] == 2
+    checked('datasets: {pubmedqa: {prompt: "{LONG_ANSWER}{CONTEXTS}{QUESTION}{CONTEXTS}{{", truncate: LONG_ANSWER}}')
+
+
+def test_defaults_of_runs(checked):
+    """Key by key; a run without train: stays without; null takes a default away."""
+    defaults = f"{NEW}, devices: 2, tensor_model_parallel_size: 1, seeds: [1, 2], predict: {{batch_size: 8}}"
+    defaults += ", train: {lr: 0.1, max_steps: 9, val_check_interval: 9, repeat_maybe: 2}"
+    new = "a: null, b: {devices: 8, train: {lr: 0.2, repeat_maybe: null}, predict: {tokens_to_generate: 3}}"
+    new += ", c: {train: {}}"
+    train = "runs: {defaults: {tensor_model_parallel_size: 1, train: {max_steps: 9, val_check_interval: 9}}}"
+    runs = checked(f"runs: {{defaults: {{{defaults}}}, {new}}}").config["runs"]
+    assert "defaults" not in runs and "train" not in runs["a"] and runs["a"]["seeds"] == [1, 2]
+    assert runs["a"]["devices"] == 2 and runs["b"]["devices"] == 8 and runs["a"]["predict"]["batch_size"] == 8
+    assert runs["b"]["predict"] == {"batch_size": 8, "tokens_to_generate": 3}
+    assert runs["b"]["train"]["lr"] == 0.2 and runs["b"]["train"]["max_steps"] == 9
+    assert "repeat_maybe" not in runs["b"]["train"] and runs["c"]["train"]["repeat_maybe"] == 2
+    assert runs["c"]["train"]["lr"] == 0.1 and runs["base"]["devices"] == 2 and "train" not in runs["base"]
+    swept = f"runs: {{defaults: {{{NEW}, train: {{lr: {{sweep: [0.1, 0.2]}}}}}}, {new.replace('lr: 0.2, ', '')}}}"
+    assert {"b-lr-0.1", "b-lr-0.2", "c-lr-0.2", "a", "lora"} <= checked(swept, train).config["runs"].keys()
+    assert runs["tutorial"]["devices"] == 4 and runs["tutorial"]["train"]["lr"] == 1e-4  # which they say themselves
 
 
 def test_the_file_with_the_last_word_is_named(checked):
@@ -406,25 +516,25 @@ def test_target_that_there_cannot_be(checked, target, words):
         checked(f"{{targets: [base], runs: {{{other}, chosen: {{{run}, choose: [tutorial, other]}}}}}}").config["runs"],
         "results/runs",
     )
-    assert said(check_target, f"{directory}/{target}", runs, directory) == f"{directory}/{target}: {words}"
+    assert said(check_target, f"{directory}/{target}", runs, {}, directory) == f"{directory}/{target}: {words}"
     for right in (
         *("other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json"),
         *("other/fold0/seed0/peft/README.md", "other/fold0/seed0/merged/config.json"),
         "other/fold0/seed0/merged.verification.tsv",  # of validation items
     ):
-        check_target(f"{directory}/{right}", runs, directory)
-    check_target("results/accuracy.tsv", runs, directory)
+        check_target(f"{directory}/{right}", runs, {}, directory)
+    check_target("results/accuracy.tsv", runs, {}, directory)
 
 
 def test_target_that_is_no_file_from_here(checked):
     runs, directory = checked("targets: [base]").config["runs"], "results/runs"
     one = "results/runs/lora/fold0/seed0/metrics.json"
-    assert said(check_target, "lora", runs, directory) == (
+    assert said(check_target, "lora", runs, {}, directory) == (
         f"lora: is a run and no target. Put it under targets:, or ask for a file of it: {one}"
     )
-    check_target("lora", runs, directory, "--profile")
+    check_target("lora", runs, {}, directory, "--profile")
     there = str(Path.cwd() / one)
-    assert said(check_target, there, runs, directory) == f"{there}: a target is a path from here: {one}"
+    assert said(check_target, there, runs, {}, directory) == f"{there}: a target is a path from here: {one}"
 
 
 def test_the_command_line_has_the_last_word(checked):

@@ -5,8 +5,11 @@ import json
 import random
 from collections import Counter
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from common.files import read_json, read_jsonl
+from common.pubmedqa import PROMPT, prompt
 from helpers import run_script
 from simulate_trials import LABEL_COUNTS, simulate
 from split_folds import split
@@ -85,6 +88,97 @@ def test_download_names_a_missing_directory(tmp_path):
     done = run_script("download_pubmedqa.py", "--directory", tmp_path / "no", "--output-dir", tmp_path, check=False)
     assert done.returncode == 1
     assert "no/ori_pqal.json: no such file." in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def of_hub(official, tmp_path):
+    """of_hub(change) writes the real items as the Hub's pqa_labeled has them, after change(rows); returns the file."""
+
+    def write(change=lambda rows: None):
+        rows = [
+            {
+                "pubid": int(pmid),
+                "question": item["QUESTION"],
+                "context": {
+                    "contexts": item["CONTEXTS"],
+                    "labels": item["LABELS"],
+                    "meshes": item["MESHES"],
+                    **{key: list(item[key]) for key in ("reasoning_required_pred", "reasoning_free_pred")},
+                },
+                "long_answer": item["LONG_ANSWER"],
+                "final_decision": item["final_decision"],
+            }
+            for pmid, item in read_json(official / "ori_pqal.json").items()
+        ]
+        change(rows)
+        file = tmp_path / "hub/train-00000-of-00001.parquet"
+        file.parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+        return file
+
+    return write
+
+
+def test_hubs_file_gives_the_same_lines(official, of_hub, tmp_path):
+    """The same split; its items differ in their years, which the Hub's file has not."""
+    output = tmp_path / "out"
+    run_script("download_pubmedqa.py", "--directory", of_hub().parent, "--output-dir", output)
+    truth = (output / "test_ground_truth.json").read_bytes()
+    assert truth == (official / "test_ground_truth.json").read_bytes()
+    items = {pmid: item | {"YEAR": None} for pmid, item in read_json(official / "ori_pqal.json").items()}
+    assert (output / "ori_pqal.json").read_text() == json.dumps(items, indent=4)
+    files = "--ori-pqal", output / "ori_pqal.json", "--ground-truth", output / "test_ground_truth.json"
+    run_script("split_folds.py", *files, "--output-dir", output)
+    for label, part in (
+        ("final_decision", "test"),
+        ("reasoning_free_pred", "fold3/train"),
+        ("final_decision", "fold9/val"),
+    ):
+        made = {}
+        for directory in official, output:
+            jsonl = "--json", directory / f"{part}.json", "--label", label, "--output", tmp_path / "a.jsonl"
+            run_script("write_jsonl.py", *jsonl)
+            made[directory] = (tmp_path / "a.jsonl").read_bytes()
+        assert made[official] == made[output]
+
+
+def test_another_file_than_the_hubs_is_refused(of_hub, tmp_path):
+    def said(change):
+        call = "--directory", of_hub(change).parent, "--output-dir", tmp_path / "out"
+        done = run_script("download_pubmedqa.py", *call, check=False)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+        return done.stderr
+
+    assert "the test answers of its split have the sha256" in said(lambda rows: rows.reverse())
+    assert "row 1: has no 'context': is it not the Hub's pqa_labeled?" in said(lambda rows: rows[0].pop("context"))
+
+
+def test_prompt_of_ones_own(official, tmp_path):
+    """For PubMedQA; a column that may be shortened is marked."""
+    call = "--json", official / "test.json", "--label", "final_decision", "--output", tmp_path / "a.jsonl"
+    run_script("write_jsonl.py", *call, "--prompt", "{CONTEXTS}{QUESTION}", "--truncate", "CONTEXTS")
+    rows, items = read_jsonl(tmp_path / "a.jsonl"), read_json(official / "test.json")
+    for row in rows:
+        item = items[row["pmid"]]
+        contexts = "\n".join(item["CONTEXTS"])
+        assert row["input"] == f"{contexts}\n{item['QUESTION']}" and list(row)[:3] == ["input", "output", "pmid"]
+        begin, end = row["truncate"]
+        assert row["input"][begin:end] == contexts.rstrip()
+
+
+def test_pubmedqas_unlabelled_and_artificial_items(official, tmp_path):
+    """PQA-A and PQA-U have no annotators; as files of one's own they are asked as the tutorial asks."""
+    kept = ("QUESTION", "CONTEXTS", "LABELS", "MESHES", "LONG_ANSWER", "final_decision")
+    items = {pmid: {key: item[key] for key in kept} for pmid, item in read_json(official / "fold0/train.json").items()}
+    for item in items.values():
+        item["final_decision"] = item["final_decision"].replace("maybe", "no")
+    (tmp_path / "ori_pqaa.json").write_text(json.dumps(items))
+    columns = {"prompt": PROMPT, "answer": "final_decision", "labels": ["yes", "no"]}
+    columns = "--columns", json.dumps(columns)
+    run_script("read_items.py", "--file", tmp_path / "ori_pqaa.json", *columns, "--output", tmp_path / "items.json")
+    run_script("write_jsonl.py", "--json", tmp_path / "items.json", *columns, "--output", tmp_path / "a.jsonl")
+    assert [row["id"] for row in read_jsonl(tmp_path / "a.jsonl")] == list(items)
+    assert [row["input"] for row in read_jsonl(tmp_path / "a.jsonl")] == [prompt(item) for item in items.values()]
 
 
 def test_simulated_trials_split_like_pubmedqa():

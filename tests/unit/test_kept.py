@@ -160,6 +160,19 @@ def test_how_items_are_grouped_changes_no_fingerprint(project):
     assert training(project, micro_batch_tokens=4096).fingerprint == training(project).fingerprint
 
 
+def test_alpha(project):
+    """Without the key it is the rank, as before there was one; with it, what nemo: could say before."""
+    assert training(project, adapter_alpha=8).fingerprint == training(project).fingerprint
+    other = training(project, adapter_alpha=16).fingerprint
+    by_nemo = training(project, nemo=["model.peft.lora_tuning.alpha=16"]).fingerprint
+    assert by_nemo == other != training(project).fingerprint
+    assert training(project, adapter_alpha=16).former != training(project).former
+    assert (
+        training(project, adapter_alpha=16, nemo=["model.peft.lora_tuning.alpha=8"]).fingerprint
+        == training(project).fingerprint
+    )
+
+
 def test_corrected_setting_is_taken_over(project):
     """The mistake's own training is kept as well."""
     finish(training(project), "right")

@@ -28,10 +28,13 @@ RERUNS = {
     "planning/changes.py": NOTHING,
     "planning/config.py": NOTHING,
     "planning/container.py": NOTHING,
+    "planning/datasets.py": NOTHING,
+    "planning/defaults.py": NOTHING,
     "planning/forced.py": NOTHING,
     "planning/machine.py": NOTHING,
     "planning/nemo_keys.py": NOTHING,
     "planning/parameters.py": NOTHING,
+    "planning/schema.py": NOTHING,
     "planning/slurm.py": NOTHING,
     "planning/speed.py": NOTHING,
     "planning/start.py": NOTHING,
@@ -67,13 +70,17 @@ RERUNS = {
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
+    "scripts/common/items.py": {"predict"},
     "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict", "merge_model"},
     "scripts/common/progress.py": {"predict", "merge_model", "verify_model", "verify_export"},
     "scripts/common/provenance.py": {"predict", "evaluate", "import_adapter", "verify_model"},
     "scripts/common/pubmedqa.py": OTHERS
-    - {"choose_run", "dequantize_gguf", "download_pubmedqa", "export_adapter", "import_adapter", "merge_model"}
-    - {"pack_model", "verify_model", "verify_export"},
+    - {"choose_run", "dequantize_gguf", "export_adapter", "import_adapter", "merge_model"}
+    - {"pack_model", "verify_model", "verify_export", "read_items", "split_items"},
+    "scripts/common/template.py": OTHERS
+    - {"choose_run", "dequantize_gguf", "export_adapter", "import_adapter", "merge_model", "pack_model"}
+    - {"verify_model", "verify_export"},
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
     "scripts/convert_model.yaml": NOTHING,
@@ -106,6 +113,7 @@ RERUNS = {
     "scripts/nemo_image/fused.py": {"predict", "verify_model"},
     "scripts/nemo_image/kept.py": NOTHING,
     "scripts/nemo_image/lazy_imports.py": {"predict", "verify_model"},
+    "scripts/nemo_image/lengths.py": {"predict"},
     "scripts/nemo_image/loading.py": {"predict", "verify_model"},
     "scripts/nemo_image/packing.py": NOTHING,
     "scripts/nemo_image/predictor.py": {"predict", "verify_model"},
@@ -116,11 +124,10 @@ RERUNS = {
     "scripts/pack_model.py": {"pack_model"},
     "scripts/predict.py": {"predict"},
     "scripts/predict.yaml": {"predict"},
+    "scripts/read_items.py": {"read_items"},
     "scripts/simulate_trials.py": {"simulate_trials"},
-    "scripts/split_folds.py": {
-        "simulate_trials",
-        "split_folds",
-    },  # the former splits what it makes by the latter's code
+    "scripts/split_folds.py": {"download_pubmedqa", "simulate_trials", "split_folds"},  # the first two by its code
+    "scripts/split_items.py": {"split_items"},
     "scripts/train_lora.py": NOTHING,
     "scripts/train_lora.yaml": NOTHING,  # of a comment; its values are settings
     "scripts/verify_export.py": {"verify_export"},
@@ -129,12 +136,16 @@ RERUNS = {
     "scripts/write_model_card.py": {"write_model_card"},
     "scripts/write_report.py": {"write_report"},
     "tools/ask.py": NOTHING,
+    "scripts/user_files/items.py": {"read_items", "split_items"},
+    "scripts/user_files/reading.py": {"download_pubmedqa", "read_items", "split_items"},
     "tools/trainings.py": NOTHING,
 }
 READ_BY = {  # rules by what they read of others'
     "download_pubmedqa": {"split_folds"},
     "simulate_trials": {"split_folds"},
     "split_folds": {"write_jsonl", "evaluate", "write_report"},
+    "split_items": {"write_jsonl", "evaluate", "write_report"},
+    "read_items": {"write_jsonl", "evaluate", "write_report"},
     "write_jsonl": {"train_lora", "predict", "predict_for_export", "evaluate", "write_model_card"},
     "download_model": {
         "convert_model",
@@ -174,21 +185,30 @@ models:
 datasets:
   trials: {simulate: 0}
   own: {directory: own}
+  three: {train: own.csv, val: val.csv, test: test.csv}
+  one: {items: own.csv}
 runs:
   base: {model: tiny, dataset: trials}
   a1: &a1 {model: tiny, dataset: trials, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-3}}
-  a2: {<<: *a1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
+  a2: &a2 {<<: *a1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
   a: {model: tiny, dataset: trials, choose: [a1, a2]}
   b1: &b1 {<<: *a1, model: packed, dataset: own}
   b2: {<<: *b1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
   b: {model: packed, dataset: own, choose: [b1, b2]}
-  c: {model: tiny, dataset: trials, adapter: {directory: peft}}
-  d: {model: packed, dataset: own, adapter: {nemo: theirs.nemo}}
+  e: {model: tiny, dataset: trials, adapter: {directory: peft}}
+  f: {model: packed, dataset: own, adapter: {nemo: theirs.nemo}}
+  c1: {<<: *a1, dataset: three}
+  c2: {<<: *a2, dataset: three}
+  c: {model: tiny, dataset: three, choose: [c1, c2]}
+  d1: {<<: *a1, dataset: one}
+  d2: {<<: *a2, dataset: one}
+  d: {model: tiny, dataset: one, choose: [d1, d2]}
 """
+CSV = "own.csv", "val.csv", "test.csv"
 TARGETS = ["results/accuracy.tsv", "results/report.html"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
-TARGETS += [f"results/runs/{run}/fold0/seed0/merged.verification.tsv" for run in ("a", "b", "c", "d")]
-TARGETS += [f"results/runs/{run}/fold0/seed0/peft/README.md" for run in ("a", "b")]
+TARGETS += [f"results/runs/{run}/fold0/seed0/merged.verification.tsv" for run in "abcdef"]
+TARGETS += [f"results/runs/{run}/fold0/seed0/peft/README.md" for run in "abcd"]
 
 
 def with_readers(rules):
@@ -229,9 +249,9 @@ def project(tmp_path_factory):
     project = tmp_path_factory.mktemp("project")
     (project / "plan.yaml").write_text(CONFIG)
     files = "tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf", "theirs.nemo"
-    for file in (*files, "peft/adapter_config.json", "peft/adapter_model.safetensors"):
+    for file in (*files, "peft/adapter_config.json", "peft/adapter_model.safetensors", *CSV):
         (project / file).parent.mkdir(exist_ok=True)
-        (project / file).write_text('{"peft_type": "LORA"}')
+        (project / file).write_text("input,output\n" if file in CSV else '{"peft_type": "LORA"}')
     for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):
         for file in map(project.joinpath, files.split(", ")):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -288,22 +308,24 @@ def test_training_yaml(project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "rule"),
+    ("file", "rules"),
     [
-        ("own/ori_pqal.json", "download_pubmedqa"),
-        ("tiny/config.json", "download_model"),
-        ("packed.gguf", "dequantize_gguf"),
-        ("peft/adapter_config.json", "import_adapter"),
-        ("peft/adapter_model.safetensors", "import_adapter"),
-        ("theirs.nemo", "import_adapter"),
+        ("own/ori_pqal.json", {"download_pubmedqa"}),
+        ("tiny/config.json", {"download_model"}),
+        ("packed.gguf", {"dequantize_gguf"}),
+        ("own.csv", {"read_items", "split_items"}),
+        ("test.csv", {"read_items"}),
+        ("peft/adapter_config.json", {"import_adapter"}),
+        ("peft/adapter_model.safetensors", {"import_adapter"}),
+        ("theirs.nemo", {"import_adapter"}),
     ],
 )
-def test_the_users_own_files(project, file, rule):
+def test_the_users_own_files(project, file, rules):
     """By their contents: touched, they re-run nothing."""
     file = project / file
     before = file.read_text()
     file.touch()
     assert planned(ROOT, project)[0] == NOTHING
-    file.write_text('{"peft_type": "LORA", "r": 4}')
-    assert planned(ROOT, project)[0] == with_readers({rule})
+    file.write_text("input,output,other\n" if file.suffix == ".csv" else '{"peft_type": "LORA", "r": 4}')
+    assert planned(ROOT, project)[0] == with_readers(rules)
     file.write_text(before)

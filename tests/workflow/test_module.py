@@ -177,6 +177,8 @@ def test_no_global_name_in_a_shell_command():
                 commands[rule] = ast.literal_eval(f"({shell})")
     assert commands.keys() == RULES - {"all"} | {
         "download_pubmedqa",
+        "read_items",
+        "split_items",
         "dequantize_gguf",
         "pack_model",
         "verify_model",

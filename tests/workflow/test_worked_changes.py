@@ -52,7 +52,10 @@ CHANGES = {  # what is changed: a function of the configuration, or (file, old, 
         lambda config: config["runs"]["lora"].update(label="reasoning_free_pred"),
         of("lora") | {"write_jsonl"} | RESULTS,
     ),
-    "prompt": (("scripts/common/pubmedqa.py", "QUESTION:", "Q:"), ALL | {"split_folds", "write_jsonl"} | RESULTS),
+    "prompt": (
+        lambda config: config["datasets"]["pubmedqa"].update(prompt="{QUESTION}\n{CONTEXTS}Answer:"),
+        ALL | {"write_jsonl"} | RESULTS,
+    ),
     "metric": (
         ("scripts/evaluation/metrics.py", "METRICS = {", "METRICS = {\n" + METRIC),
         of("base", "lora", "tutorial", steps=["evaluate"]) | RESULTS,

@@ -29,7 +29,8 @@ def state(place):
     not in it. Empty where there is nothing."""
     path = Path(place)
     if path.is_dir():
-        read = [file for file in sorted(path.iterdir()) if belongs(file.name) or file.name in PUBMEDQA]
+        files = sorted(path.iterdir())
+        read = [file for file in files if belongs(file.name) or file.name in PUBMEDQA or file.suffix == ".parquet"]
         states = [state_of_file(file) for file in read if file.is_file()]
     elif path.is_file():
         states = [state_of_file(path)]

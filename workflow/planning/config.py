@@ -1,30 +1,19 @@
 """Checks the configuration before anything runs: by the schema, then what no schema can say."""
 
-import difflib
 import importlib.util
 import json
-import math
 import os
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.validators import extend
 
-from . import Problem, adapters, warm_start
+from . import Problem, adapters, datasets, warm_start
+from .defaults import share, without_nulls
 from .machine import shapes
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
+from .schema import problems
 from .sweeps import unfold
-
-# To JSON Schema 1.0 is an integer, to Python none; and .inf and .nan are numbers.
-TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
-    {
-        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
-        "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
-    }
-)
-Validator = extend(Draft202012Validator, type_checker=TYPES)
 
 
 def is_package(name):
@@ -48,6 +37,10 @@ class Checks:
         in_files = [self.sweeps.get(part, part) for part in path]
         trees = [(file, yaml.safe_load(Path(file).read_text(encoding="utf-8"))) for file in self.files]
         having = [file for file, tree in trees if has(tree, in_files)]
+        shared = ["runs", "defaults", *path[2:]]
+        unsaid = not having and not has(self.given, in_files) and path[:1] == ["runs"] and len(path) > 2
+        if unsaid and (having := [file for file, tree in trees if has(tree, shared)]):
+            path = in_files = shared
         if len(path) > 2 and not having:  # the key is at its default
             having = [file for file, tree in trees if has(tree, in_files[:-1])]
         if path and has(self.given, in_files):
@@ -60,35 +53,21 @@ class Checks:
 
     def check_schema(self, schema):
         if isinstance(self.config.get("runs"), dict):
+            share(self.config["runs"], self.refuse)
             self.sweeps = unfold(self.config, self.refuse)
-        for section in ("models", "datasets"):  # by null a further configuration file takes a key away
+        for section in ("models", "datasets", "runs"):
             entries = self.config.get(section)
-            for name, entry in entries.items() if isinstance(entries, dict) else ():
-                if isinstance(entry, dict):
-                    entries[name] = {key: value for key, value in entry.items() if value is not None}
-        for error in Validator(schema).iter_errors(self.config):
-            self.explain(error)
-
-    def explain(self, error):
-        path, value = list(error.absolute_path), error.instance
-        if error.validator == "additionalProperties":
-            known = error.schema.get("properties", {})
-            unknown = str(next(key for key in value if key not in known))
-            close = difflib.get_close_matches(unknown, known, n=1)
-            hint = f"is it {close[0]}?" if close else f"there are {', '.join(known)}"
-            self.refuse([*path, unknown], f"no such key; {hint}")
-        if error.validator == "required":
-            missing = next(key for key in error.validator_value if key not in value)
-            self.refuse(path, f"{missing} is missing: {error.schema['properties'][missing]['description']}")
-        if error.validator == "oneOf":
-            ways = " or ".join(" and ".join(way["required"]) for way in error.validator_value)
-            self.refuse(path, f"has {', '.join(value) or 'nothing'}; it needs {ways}")
-        if error.validator_value in ("number", "integer") and isinstance(value, str):
-            self.refuse(path, f"'{value}' is text to YAML; write a plain number, as 1.0e-4 for 1e-4")
-        self.refuse(path, ". ".join(filter(None, [error.message, error.schema.get("description")])))
+            for name in entries if isinstance(entries, dict) else ():
+                entries[name] = without_nulls(entries[name])
+        for path, problem in problems(schema, self.config):
+            self.refuse(path, problem)
+        datasets.check_labels_of_runs(self)
 
     def check_runs(self, nemo_keys, fetched):
         """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there."""
+        datasets.complete(self.config)
+        for name in self.config["datasets"]:
+            datasets.check(self, name)
         for name in self.config["targets"]:
             if name not in self.config["runs"]:
                 self.refuse(["targets"], f"{name} is not among runs: {', '.join(self.config['runs'])}")
@@ -123,6 +102,7 @@ class Checks:
         for kind in ("model", "dataset"):
             if run[kind] not in self.config[f"{kind}s"]:
                 self.refuse([*path, kind], f"{run[kind]} is not among {kind}s: {', '.join(self.config[f'{kind}s'])}")
+        datasets.check_run(self, name, run)
         devices, tp = run["devices"], run["tensor_model_parallel_size"]
         for place, ranks, number in shapes(name, run):
             if number % ranks:

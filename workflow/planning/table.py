@@ -46,8 +46,9 @@ class Table:
         """The names of the models or data sets, by `kind`, of the runs in the table."""
         return sorted({self.config["runs"][run][kind] for run in self.targets})
 
-    def sources(self):
-        """Models, data sets and others' adapters of the runs in the table as one JSON string: {kind: {name: entry}}."""
+    def sources(self, wildcards):
+        """Models, data sets and others' adapters of the runs in the table as one JSON string: {kind: {name: entry}}. A
+        function of wildcards, as Snakemake would take the columns of a prompt in a plain string for wildcards."""
         kinds = [(kind, self.config[kind], self.names_of_targets(kind[:-1])) for kind in ("models", "datasets")]
         found = {kind: {name: entries[name] for name in names} for kind, entries, names in kinds}
         runs = {run: self.config["runs"][run] for run in self.targets}

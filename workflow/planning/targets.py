@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from . import Problem
+from .datasets import folds_of
 
 
-def check(target, runs, directory, before=""):
+def check(target, runs, datasets, directory, before=""):
     """A file under `directory`, results/runs, is of one of the runs, and of a fold and seed that there can be.
 
     before: the argument before it; after an option, it may be its value.
@@ -29,3 +30,5 @@ def check(target, runs, directory, before=""):
         raise Problem(f"{target}: {run} is a candidate of {choice}: {why}")
     if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed(0|[1-9]\d*)", seed):
         raise Problem(f"{target}: {fold}/{seed} is none of fold0/seed0, fold0/seed1, …, fold9/…")
+    if int(fold[4:]) not in folds_of(datasets.get(runs[run]["dataset"], {})):
+        raise Problem(f"{target}: {runs[run]['dataset']} has fold 0 only")

@@ -1,7 +1,8 @@
-"""The data: PubMedQA's 1,000 labelled items, or made-up ones.
+"""The data: PubMedQA's 1,000 labelled items, or made-up ones, or files of one's own.
 
 In:   datasets: in config/config.yaml
 Out:  resources/data/{dataset}/{ori_pqal,test_ground_truth}.json
+      of one's own files results/data/{dataset}/items/{test,fold0/train,fold0/val}.json
 """
 
 
@@ -45,3 +46,24 @@ rule simulate_trials:
         dir=subpath(output[0], parent=True),
     shell:
         "python {params.script:q} {params.source} --output-dir {params.dir:q} &> {log:q}"
+
+
+rule read_items:
+    """One of the user's files as items; one to train on may have no prompt of those to validate with or test on."""
+    output:
+        ensure("<results>/data/{dataset}/items/{split}.json", non_empty=True),
+    log:
+        "<logs>/read_items/{dataset}/{split}.log",
+    wildcard_constraints:
+        dataset=having("datasets", "test"),
+        split="test|fold0/train|fold0/val",
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("read_items"),
+        code=code("read_items"),
+        files=data_sets.file_flags,
+        states=data_sets.states,
+        columns=data_sets.columns(),
+    shell:
+        "python {params.script:q} {params.files} --columns {params.columns} --output {output:q} &> {log:q}"

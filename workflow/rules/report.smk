@@ -25,7 +25,7 @@ rule write_report:
     params:
         script=script("write_report"),
         code=code("write_report"),
-        sources=sources(),
+        sources=sources,
     shell:
         "python {params.script:q} --table {input.table:q} --json {input.json:q} --metrics {input.metrics:q}"
         " --test-items {input.test_items:q} --sources {params.sources:q} --output {output:q} &> {log:q}"

@@ -1,6 +1,6 @@
-"""The items in PubMedQA's official split, and as NeMo's JSON Lines.
+"""The items in training, validation and test set, and as NeMo's JSON Lines.
 
-In:   resources/data/{dataset}/
+In:   resources/data/{dataset}/, or `items:` in config/config.yaml
 Out:  results/data/{dataset}/items/{test,fold0/train,fold0/val,…}.json
       results/data/{dataset}/{label}/{test,fold0/train,fold0/val,…}.jsonl; in train-maybe2, maybe twice
 """
@@ -16,6 +16,8 @@ rule split_folds:
         test="<results>/data/{dataset}/items/test.json",
     log:
         "<logs>/split_folds/{dataset}.log",
+    wildcard_constraints:
+        dataset=having("datasets", "revision", "directory", "simulate"),
     conda:
         "../../envs/host.yaml"
     params:
@@ -27,8 +29,30 @@ rule split_folds:
         " --output-dir {params.dir:q} &> {log:q}"
 
 
+rule split_items:
+    """Of the user's file `items`, drawn by `seed`: a fifth to test on, and ten folds of the rest."""
+    output:
+        expand("<results>/data/{{dataset}}/items/fold{fold}/{split}.json", fold=range(10), split=["train", "val"]),
+        test="<results>/data/{dataset}/items/test.json",
+    log:
+        "<logs>/split_items/{dataset}.log",
+    wildcard_constraints:
+        dataset=having("datasets", "items"),
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("split_items"),
+        code=code("split_items"),
+        file=flags("dataset", "items", "seed"),
+        state=state_of("dataset", "items"),
+        columns=data_sets.columns(),
+        dir=subpath(output.test, parent=True),
+    shell:
+        "python {params.script:q} {params.file} --columns {params.columns} --output-dir {params.dir:q} &> {log:q}"
+
+
 rule write_jsonl:
-    """Prompts and answers of `label`: of test items a stratified `sample` by `seed`; in train-maybe{n} each maybe n times."""
+    """Prompts and answers: of test items a stratified `sample` by `seed`; in train-maybe{n} each maybe n times."""
     input:
         json=lambda w: f"<results>/data/{w.dataset}/items/{w.split.partition('-')[0]}.json",
     output:
@@ -40,8 +64,9 @@ rule write_jsonl:
     params:
         script=script("write_jsonl"),
         code=code("write_jsonl"),
+        question=data_sets.question,
         sample=lambda w: flags("dataset", "sample", "seed")(w) if w.split == "test" else "",
         repeat=lambda w: w.split.partition("-maybe")[2] or 1,
     shell:
-        "python {params.script:q} --json {input.json:q} --label {wildcards.label} {params.sample}"
+        "python {params.script:q} --json {input.json:q} {params.question} {params.sample}"
         " --repeat-maybe {params.repeat} --output {output:q} &> {log:q}"

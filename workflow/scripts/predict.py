@@ -22,7 +22,8 @@ from common.progress import Progress, say
 from common.provenance import record
 from common.pubmedqa import LABELS
 from nemo_image import setup
-from nemo_image.loading import load_config, make_trainer, refuse_long_prompts, refuse_tensor_parallelism, restore
+from nemo_image.lengths import fit
+from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.resume import fingerprint, prepare
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 
@@ -52,7 +53,8 @@ def load_model(config):
 
 
 def predict(config, batch_dir, known):
-    """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet."""
+    """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet.
+    Returns what to record."""
     import torch
     from megatron.core import parallel_state
     from nemo_image.predictor import Predictor
@@ -61,8 +63,9 @@ def predict(config, batch_dir, known):
     first = os.environ["RANK"] == "0"
     if first:
         say("predict", "the model is loaded")
-    longest = config.settings.max_seq_length - config.settings.tokens_to_generate - 1
-    refuse_long_prompts(model.tokenizer, config.settings.test, longest)
+    room = config.settings.max_seq_length, config.settings.tokens_to_generate
+    file, shortened = fit(model.tokenizer, config.settings.test, *room, batch_dir.with_name("shortened.jsonl"))
+    model.cfg.data.test_ds.file_names = [str(file)]
     dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]  # tokens as in training
     prompts = [dataset[index]["context_ids"] for index in range(len(dataset))]
     labels = {label: dataset._process_example({"input": "", "output": label})["answer_ids"] for label in LABELS}
@@ -83,6 +86,7 @@ def predict(config, batch_dir, known):
     if first:
         progress.close()
     torch.distributed.barrier()  # rank 0 reads what all have written
+    return {"shortened": {"test": shortened}} if shortened else {}
 
 
 def main():
@@ -121,7 +125,7 @@ def main():
     if known and os.environ["RANK"] == "0":
         say("predict", f"continues after {len(known)} batches")
     prepare_nemo(args.accelerator, args.base)
-    predict(config, batch_dir, known)
+    facts = predict(config, batch_dir, known)
     if os.environ["RANK"] == "0":
         items, rows = read_jsonl(args.test), {}
         for file in batch_dir.glob("*.json"):
@@ -131,7 +135,7 @@ def main():
         if sorted(rows) != list(range(len(items))):
             sys.exit(f"{args.test}: {len(items)} items, but predictions of {len(rows)}")
         write_jsonl(args.output, [rows[index] for index in range(len(items))])
-        record(args.output, args.settings, inputs)
+        record(args.output, args.settings, inputs, **facts)
         shutil.rmtree(args.work_dir)
         shutil.rmtree(index_dir)
     end_distributed()

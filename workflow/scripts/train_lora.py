@@ -20,7 +20,8 @@ from common.lock import hold
 from common.progress import say, show_progress
 from common.provenance import START, record
 from nemo_image import kept, setup
-from nemo_image.loading import load_config, make_trainer, refuse_long_prompts, refuse_tensor_parallelism, restore
+from nemo_image.lengths import fit
+from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.resume import make_exact, prepare, refuse_unfinished, stop_in_time
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 from omegaconf import OmegaConf
@@ -75,15 +76,19 @@ def train(config, start, end):
     model = restore(MegatronGPTSFTModel, base, model_config, trainer)
     if first:
         say("train_lora", "the model is loaded")
-    for file in (config.settings.train, config.settings.val):
-        refuse_long_prompts(model.tokenizer, file, config.settings.max_seq_length - 16)  # answer and end
+    directory, shortened = Path(config.exp_manager.explicit_log_dir), {}
+    for name, data in ("train", model.cfg.data.train_ds), ("val", model.cfg.data.validation_ds):
+        room = config.settings.max_seq_length, data.get("tokens_to_generate", 0)
+        file = directory / f"shortened-{name}.jsonl"
+        file, shortened[name] = fit(model.tokenizer, config.settings[name], *room, file)
+        data.file_names = [str(file)]
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
     if start:  # before fit(), which puts a checkpoint's weights in their place where there is one
         start.begin(model, config.model.peft.lora_tuning)
     model.packing = Packing(model, config.settings.micro_batch_tokens, config.settings.micro_batch_size, flash=fused)
     model.cpu = lambda: model  # Lightning would move all of it there at the end, where nobody reads it
     trainer.fit(model)
-    adapter = Path(config.exp_manager.explicit_log_dir, "checkpoints", f"{config.name}.nemo")
+    adapter = directory / f"checkpoints/{config.name}.nemo"
     trainer.strategy.barrier()
     if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
         refuse_unfinished(trainer)
@@ -92,6 +97,7 @@ def train(config, start, end):
         "validation_loss": float(trainer.checkpoint_callback.best_model_score),  # the adapter's, the lowest
         "seconds_per_step": round(statistics.median(shown.seconds), 3) if shown.seconds else None,
         "curve": [{"step": step, **values} for step, values in sorted(shown.curve.items())],
+        **({"shortened": shortened} if any(shortened.values()) else {}),
     }
 
 

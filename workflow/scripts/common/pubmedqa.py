@@ -5,16 +5,19 @@ final_decision (the gold answer), reasoning_required_pred and reasoning_free_pre
 https://github.com/pubmedqa/pubmedqa
 """
 
+from .template import fill  # relative, as the planning imports this module, too
+
 LABELS = ("yes", "no", "maybe")
+COLUMNS = ("QUESTION", "CONTEXTS", "LABELS", "MESHES", "YEAR", "LONG_ANSWER")  # that a prompt may have
+# The tutorial's, to the character, its trailing space included.
+PROMPT = (
+    "QUESTION:{QUESTION}\nCONTEXT: {CONTEXTS}TARGET: the answer to the question given the context is (yes|no|maybe): "
+)
 
 
 def prompt(item):
-    """The tutorial's prompt for one item, to the character, its trailing space included."""
-    contexts = "".join(f"{context}\n" for _, context in zip(item["LABELS"], item["CONTEXTS"], strict=True))
-    return (
-        f"QUESTION:{item['QUESTION']}\nCONTEXT: {contexts}"
-        "TARGET: the answer to the question given the context is (yes|no|maybe): "
-    )
+    """The tutorial's prompt for one item."""
+    return fill(PROMPT, item)
 
 
 def read_answer(text):

@@ -5,7 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from common.files import read_jsonl
 from nemo_image.setup import exit_all
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,8 +19,11 @@ def load_config(yaml, settings):
     """
     config = OmegaConf.load(SCRIPTS / yaml)
     OmegaConf.set_struct(config, True)
-    overrides = settings.get("nemo", [])
-    config = OmegaConf.merge(config, {"settings": {key: value for key, value in settings.items() if key != "nemo"}})
+    settings = dict(settings)
+    overrides = settings.pop("nemo", [])
+    if alpha := settings.pop("adapter_alpha", None):  # so that the YAML, and with it each training, stays what it was
+        overrides = [f"model.peft.lora_tuning.alpha={alpha}", *overrides]
+    config = OmegaConf.merge(config, {"settings": settings})
     for override in overrides:
         OmegaConf.set_struct(config, not override.startswith("+"))  # as Hydra: + adds a key that is not there
         try:
@@ -80,12 +82,3 @@ def refuse_tensor_parallelism(base, ranks):
     for key in ("num_attention_heads", "num_query_groups"):
         if model[key] % ranks:
             exit_all(f"{base}: tensor_model_parallel_size {ranks} does not divide its {model[key]} {key}.")
-
-
-def refuse_long_prompts(tokenizer, file, longest):
-    """Exits where a prompt of a JSON Lines file has more than `longest` tokens; NeMo would cut off its end."""
-    for row in read_jsonl(file):
-        if (tokens := len(tokenizer.text_to_ids(row["input"].strip(" ")))) > longest:
-            exit_all(
-                f"{file}: the prompt of {row['pmid']} has {tokens} tokens; max_seq_length leaves {longest} for it."
-            )

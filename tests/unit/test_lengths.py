@@ -1,0 +1,73 @@
+"""Items that are too long: shortened in one column only, or refused by name."""
+
+import pytest
+from common.files import read_jsonl, write_jsonl
+from common.template import fill, place_of
+from nemo_image import lengths
+
+TEMPLATE = "Q {question}\n{{C}} {context}Answer {question}:"
+
+
+class Words:
+    """A tokenizer, for which each word is a token."""
+
+    def text_to_ids(self, text):
+        return text.split()
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("torch.distributed.barrier", lambda: None)
+
+
+def row(words, output="yes", name="7"):
+    item = {"question": "what now", "context": [" ".join(f"w{n}" for n in range(words)), "end"], "C": "other"}
+    place = place_of("context", TEMPLATE, item)
+    return {"input": fill(TEMPLATE, item), "output": output, "id": name, "truncate": place}
+
+
+def fit(tmp_path, rows, *room):
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    return lengths.fit(Words(), tmp_path / "a.jsonl", *room, tmp_path / "short.jsonl")
+
+
+def test_place_of_a_column():
+    made = row(3)
+    begin, end = made["truncate"]
+    assert (
+        made["input"] == "Q what now\n{C} w0 w1 w2\nend\nAnswer what now:"
+        and made["input"][begin:end] == "w0 w1 w2\nend"
+    )
+
+
+def test_what_fits_is_left_alone(tmp_path):
+    """11 tokens of prompt, 2 of answer and end."""
+    assert fit(tmp_path, [row(3)], 13, 0) == (tmp_path / "a.jsonl", 0)
+    assert not (tmp_path / "short.jsonl").exists()
+
+
+def test_only_the_column_is_shortened(tmp_path):
+    rows = [row(2), row(90), row(3, output="yes but not now"), row(1)]
+    assert fit(tmp_path, rows, 13, 0) == (tmp_path / "short.jsonl", 2)
+    short = read_jsonl(tmp_path / "short.jsonl")
+    assert [a for a, b in zip(short, rows) if a == b] == [rows[0], rows[3]]
+    assert short[1]["input"] == "Q what now\n{C} w0 w1 w2 w3\nAnswer what now:"
+    assert short[2]["input"] == "Q what now\n{C} w0\nAnswer what now:"
+    assert [row["output"] for row in short] == [row["output"] for row in rows]
+
+
+def test_room_for_what_is_generated(tmp_path):
+    assert fit(tmp_path, [row(3)], 13, 1)[1] == 0 and fit(tmp_path, [row(3)], 13, 2)[1] == 1
+
+
+@pytest.mark.parametrize("key", ["truncate", "context"])
+def test_what_can_not_be_shortened_is_refused(tmp_path, key):
+    """It has no column for that, or is too long without it."""
+    rows = [row(1), row(50, name="long") | ({"output": "x " * 90} if key == "context" else {})]
+    for each in rows:
+        each.pop("truncate" if key == "truncate" else "", None)
+    then = "as shortening is not enough" if key == "context" else "or name a column by truncate:"
+    long = rf"the prompt of long has 58 tokens; max_seq_length leaves (38|0) for it: raise that, {then}\.$"
+    with pytest.raises(SystemExit, match=rf"a\.jsonl: {long}"):
+        fit(tmp_path, rows, 40, 0)

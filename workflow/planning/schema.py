@@ -1,0 +1,47 @@
+"""What the schema says of a configuration, in words."""
+
+import difflib
+import math
+
+from jsonschema import Draft202012Validator
+from jsonschema.validators import extend
+
+# To JSON Schema 1.0 is an integer, to Python none; and .inf and .nan are numbers.
+TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
+    {
+        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+        "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
+    }
+)
+Validator = extend(Draft202012Validator, type_checker=TYPES)
+
+
+def explain(error):
+    """(where it is, what is wrong) of one of the validator's errors."""
+    path, value = list(error.absolute_path), error.instance
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        unknown = str(next(key for key in value if key not in known))
+        close = difflib.get_close_matches(unknown, known, n=1)
+        hint = f"is it {close[0]}?" if close else f"there are {', '.join(known)}"
+        return [*path, unknown], f"no such key; {hint}"
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in value)
+        return path, f"{missing} is missing: {error.schema['properties'][missing]['description']}"
+    if error.validator == "oneOf":
+        ways = " or ".join(" and ".join(way["required"]) for way in error.validator_value)
+        return path, f"has {', '.join(value) or 'nothing'}; it needs {ways}"
+    if error.validator == "dependentRequired":
+        needed = error.validator_value.items()
+        key, others = next((key, others) for key, others in needed if key in value and {*others} - value.keys())
+        return path, f"has {key}, and so needs {' and '.join(others)}, too"
+    if path[-2:-1] == ["labels"] and error.validator == "type":
+        return path, f'{value} is no text to YAML: put it in quotation marks, as "yes"'
+    if error.validator_value in ("number", "integer") and isinstance(value, str):
+        return path, f"'{value}' is text to YAML; write a plain number, as 1.0e-4 for 1e-4"
+    return path, ". ".join(filter(None, [error.message, error.schema.get("description")]))
+
+
+def problems(schema, config):
+    """(path, problem) for each."""
+    return map(explain, Validator(schema).iter_errors(config))

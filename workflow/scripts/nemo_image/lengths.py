@@ -1,0 +1,55 @@
+"""Items that are longer than max_seq_length: shortened in the column that their data set names, or refused. NeMo would
+cut off the prompt's end, which is the question."""
+
+import os
+
+from common.files import read_jsonl, write_jsonl
+from common.items import id_of
+from nemo_image.setup import exit_all
+
+
+def shorten(row, longest, count):
+    """Cuts off the end of the part `truncate` of a row's input, as little of it as is enough; whether that can do."""
+    start, end = row["truncate"]
+    text, kept, too_many = row["input"], 0, end - start
+
+    def with_characters(number):
+        return text[: start + number].rstrip() + text[end:]
+
+    if count(with_characters(0)) > longest:
+        return False
+    while too_many - kept > 1:
+        middle = (kept + too_many) // 2
+        kept, too_many = (middle, too_many) if count(with_characters(middle)) <= longest else (kept, middle)
+    row["input"] = with_characters(kept)
+    return True
+
+
+def fit(tokenizer, file, max_seq_length, tokens_to_generate, shortened):
+    """(the JSON Lines to read in place of a file, it or `shortened`, written here; how many items are shortened there)
+
+    NeMo counts the prompt, the answer or as many tokens as are to be generated, and an end. Exits where an item has
+    more and can't be shortened.
+    """
+    import torch
+
+    def count(text):
+        return len(tokenizer.text_to_ids(text.strip(" ")))
+
+    rows, number = read_jsonl(file), 0
+    for row in rows:
+        answer = len(tokenizer.text_to_ids(f" {row.get('output', '').strip(' ')}"))
+        longest = max_seq_length - max(answer, tokens_to_generate) - 1
+        if (tokens := count(row["input"])) <= longest:
+            continue
+        if "truncate" not in row or not shorten(row, longest, count):
+            long = f"has {tokens} tokens; max_seq_length leaves {max(longest, 0)} for it"
+            then = ", as shortening is not enough" if "truncate" in row else ", or name a column by truncate:"
+            exit_all(f"{file}: the prompt of {id_of(row)} {long}: raise that{then}.")
+        number += 1
+    if not number:
+        return file, 0
+    if os.environ["RANK"] == "0":
+        write_jsonl(shortened, rows)
+    torch.distributed.barrier()
+    return shortened, number

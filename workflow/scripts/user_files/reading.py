@@ -1,0 +1,149 @@
+"""The rows of a user's file, each with its place in words. All values are texts as they are written: NA, 001, 1.10.
+
+By the standard library's csv and json, which tell the line. pandas does not; it fills short rows up, drops a field
+where all rows have one too many, and reads 1.10 as a number. Errors are ValueErrors that name file and line.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+csv.field_size_limit(sys.maxsize)  # a document may be long
+
+
+def lines(file):
+    """Its lines, decoded one by one, so that the one that is not UTF-8 is known."""
+    with open(file, "rb") as binary:
+        for number, line in enumerate(binary, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                byte = f"byte {error.start + 1} of the line is {error.object[error.start]:#x}"
+                raise ValueError(f"{file}, line {number}: is not UTF-8 ({byte}): save the file as UTF-8") from error
+            if "\0" in text:
+                raise ValueError(f"{file}, line {number}: has a NUL, as UTF-16 has: save the file as UTF-8")
+            yield text
+
+
+def text_of(value):
+    """A value as text, lists and fields within it, too; None stays."""
+    if isinstance(value, dict):
+        return {key: text_of(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [text_of(part) for part in value]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if value is None else str(value)
+
+
+def header(file, records):
+    """The first of a CSV's records, its columns' names."""
+    names = next(records, None)
+    if not names:
+        raise ValueError(f"{file}, line 1: is empty: its columns' names belong there")
+    if twice := next((name for name in names if names.count(name) > 1 and name), None):
+        raise ValueError(f"{file}, line 1: has two columns {twice}: name one anew")
+    return names
+
+
+def csv_records(file, delimiter):
+    """(its line, a record) for each, the header first."""
+    reader, line = csv.reader(lines(file), delimiter=delimiter, strict=True), 1
+    try:
+        for record in reader:
+            if record:  # else the line is empty
+                yield line, record
+            line = reader.line_num + 1
+    except csv.Error as error:
+        within = "put a field with quotation marks in it into such marks, and write those within twice"
+        raise ValueError(f"{file}, line {line}: {error}: {within}") from error
+
+
+def read_csv(file, delimiter=","):
+    records = csv_records(file, delimiter)
+    names = header(file, (record for _, record in records))
+    for line, record in records:
+        if len(record) != len(names):
+            counts = f"has {len(record)} fields, but there are {len(names)} columns"
+            quote = "put a field that holds a delimiter or a line break into quotation marks"
+            raise ValueError(f"{file}, line {line}: {counts}: {quote}")
+        yield f"line {line}", None, dict(zip(names, record))
+
+
+def read_tsv(file):
+    return read_csv(file, "\t")
+
+
+def without_repeats(pairs):
+    """A JSON object; ValueError where a key stands twice, of which the first would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)} stands twice")
+    return found
+
+
+def parse(text):
+    """JSON with its numbers as they are written."""
+    return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=without_repeats)
+
+
+def read_jsonl(file):
+    for number, line in enumerate(lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse(line)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f'{file}, line {number}: is no JSON object, as {{"input": …, "output": …}}')
+        yield f"line {number}", None, text_of(row)
+
+
+def read_json(file):
+    """Of a list of records, or of {id: record} as PubMedQA has it."""
+    try:
+        records = parse("".join(lines(file)))
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(file)) else f"{file}: is no JSON: {error}") from error
+    if isinstance(records, dict):
+        named = [(f"id {key}", key, record) for key, record in records.items()]
+    else:
+        named = [(f"record {n}", None, record) for n, record in enumerate(records, 1)] if type(records) is list else []
+    for place, key, record in named:
+        if not isinstance(record, dict):
+            raise ValueError(f"{file}, {place}: is no record: the file must hold [record, …] or {{id: record, …}}")
+        yield place, key, text_of(record)
+
+
+def read_parquet(file):
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", None, text_of(row)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{file}: can't be read as Parquet: {error}") from error
+
+
+READERS = {".jsonl": read_jsonl, ".csv": read_csv, ".tsv": read_tsv, ".parquet": read_parquet, ".json": read_json}
+
+
+def rows(file):
+    """(place in words, id or None, {column: value}) for each row of a file, by its name's ending."""
+    return READERS[Path(file).suffix.lower()](file)
+
+
+def columns(file):
+    """A file's columns where its first line tells them; None where it does not."""
+    suffix = Path(file).suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return header(file, (record for _, record in csv_records(file, "\t" if suffix == ".tsv" else ",")))
+    if suffix == ".jsonl":
+        return list(next((row for _, _, row in read_jsonl(file)), {}))
+    return None
