@@ -9,9 +9,8 @@ from ..scripts.user_files.reading import READERS, columns
 from .changes import state
 from .speed import quickly
 
-OWN = ("train", "val", "test", "items")  # keys that name a file of the user
+OWN = ("train", "val", "test", "items")  # keys that name a file of the user; each is to be unlike those behind it
 FOLDS = range(10)
-UNLIKE = {"train": ("val", "test"), "val": ("test",), "test": ()}  # a prompt of the first must not be in these
 ANSWER = "answer"  # the label, as a wildcard, of data that is not PubMedQA
 
 
@@ -149,8 +148,8 @@ class DataSets:
     def files(self, wildcards):
         """The user's file of a split, and those that may have none of its prompts."""
         entry = self.config["datasets"][wildcards.dataset]
-        split = wildcards.split.split("/")[-1]
-        return [entry[key] for key in (split, *UNLIKE[split]) if key in entry]
+        first = OWN.index(wildcards.split.split("/")[-1])
+        return [entry[key] for key in OWN[first:] if key in entry]
 
     def file_flags(self, wildcards):
         file, *others = self.files(wildcards)
