@@ -21,6 +21,8 @@ names_of_targets, sources = table.names_of_targets, table.sources
 devices, devices_of_model, gpus = parameters.devices, parameters.devices_of_model, parameters.gpus
 devices_to_predict = functools.partial(devices, group="predict")
 adapters = of_clone("planning.adapters").Adapters(config)
+data_sets = of_clone("planning.datasets").DataSets(config)
+task = data_sets.task
 anew = of_clone("planning.forced").anew(workflow, GPU_RULES["train_lora"])
 flags_of_training = of_clone("planning.forced").flags_of_training
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from common.files import read_jsonl
+from common.items import id_of
 from nemo_image.setup import exit_all
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -87,5 +88,5 @@ def refuse_long_prompts(tokenizer, file, longest):
     for row in read_jsonl(file):
         if (tokens := len(tokenizer.text_to_ids(row["input"].strip(" ")))) > longest:
             exit_all(
-                f"{file}: the prompt of {row['pmid']} has {tokens} tokens; max_seq_length leaves {longest} for it."
+                f"{file}: the prompt of {id_of(row)} has {tokens} tokens; max_seq_length leaves {longest} for it."
             )
