@@ -1,13 +1,13 @@
 """Compares runs on the same test items: a table of one line a run, and the same with more as JSON.
 
-First come majority and, where the items have another human's answer, human, computed from the data, then the untuned
-base. A run of several folds or seeds is given by its models' mean, with their standard deviation (_sd): that is how much
-training varies, and no interval of the accuracy, as the models share their test items. Its ensemble follows, answering by
-the models' mean probabilities.
-Every run is compared with majority and with every other of its data set: by McNemar's exact test where both give one label
-an item, else by a permutation test that exchanges the two at random item by item, which is McNemar's for averages. Labels
-are compared by accuracy, free text by token F1. The interval of the difference is by a paired bootstrap over items.
-_holm: adjusted for all these comparisons.
+First come majority and, where the items have an annotator's answer, human, computed from the data, then the untuned
+base. A run of several folds or seeds is given by its models' mean, with their standard deviation (_sd): that is how
+much training varies, and no interval of the accuracy, as the models share their test items. Its ensemble follows,
+answering by the models' mean probabilities.
+Every run is compared with majority and with every other of its data set, labels by accuracy, free text by token F1: by
+McNemar's exact test where both give one label an item, else by a permutation test that exchanges the two at random item
+by item, which is McNemar's for averages. The interval of the difference is by a paired bootstrap over items. _holm:
+adjusted for all these comparisons.
 The table has percent, and _low and _high for the ends of 95 % intervals; the JSON has fractions. Figures without a
 suffix are by score, those ending in _text by generated text, where `malformed` answers are wrong, and those ending in
 _per_token by the mean score of a label's tokens. Published figures follow where a data set is PubMedQA itself.

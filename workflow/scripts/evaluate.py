@@ -2,12 +2,12 @@
 
 Of a closed set of labels each prediction has two readings: by score, the label with the highest log-probability, which
 is the sum over the label's tokens; by text, the generated answer, which counts as wrong and is counted where it is none
-of the labels (see answers.read_answer). A third, by the label with the highest mean over its tokens, is there where labels
-differ in their numbers of tokens; what is called accuracy is by the sum, which alone is a probability. Macro-F1 is the
-mean of the labels' F1; macro_f1_official is what PubMedQA's evaluation.py says of the texts: to it a malformed answer is
-a label of its own, with an F1 of 0.
-Free text has exact match, token F1 and ROUGE-L. Items are paired by their ids, never by line; those without a gold answer
-are not scored.
+of the labels (see answers.read_answer). Where labels differ in their numbers of tokens there is a third, the label with
+the highest mean over its tokens; what is called accuracy is by the sum, which alone is a probability. Macro-F1 is the
+mean of the labels' F1; macro_f1_official is what PubMedQA's evaluation.py says of the texts: to it a malformed answer
+is a label of its own, with an F1 of 0.
+Free text has exact match, token F1 and ROUGE-L. Items are paired by their ids, never by line; those without a gold
+answer are not scored.
 """
 
 import argparse
@@ -51,7 +51,9 @@ def evaluate(predictions, test, items, task, label="", label_tokens=None):
     if task.labels is None:
         answers = {id: {"gold": items[id][task.gold], "text": by_id[id]["pred"].strip()} for id in scored}
         for answer in answers.values():
-            found = {name: metric.function(answer["gold"], answer["text"]) for name, metric in FREE_TEXT_METRICS.items()}
+            found = {
+                name: metric.function(answer["gold"], answer["text"]) for name, metric in FREE_TEXT_METRICS.items()
+            }
             answer |= found
         values = {name: [[answer[name] for answer in answers.values()]] for name in FREE_TEXT_METRICS}
         return metrics | text_figures(values) | {"answers": answers}

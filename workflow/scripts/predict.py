@@ -54,8 +54,8 @@ def load_model(config):
 
 
 def predict(config, labels, items, batch_dir, known):
-    """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet. Returns
-    {label: the number of its tokens that are scored}."""
+    """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet.
+    Returns {label: how many of its tokens are scored}."""
     import torch
     from megatron.core import parallel_state
     from nemo_image.predictor import Predictor, told_apart
@@ -98,8 +98,12 @@ def predict(config, labels, items, batch_dir, known):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--adapter", nargs="?", type=Path, help="written by train_lora.py; none: the base alone")
-    parser.add_argument("--test", required=True, type=Path, help="JSON Lines: input, pmid or id and, where known, output")
-    parser.add_argument("--labels", nargs="+", default=[], metavar="LABEL", help="a closed set of answers; none: free text")
+    parser.add_argument(
+        "--test", required=True, type=Path, help="JSON Lines: input, pmid or id and, where known, output"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", default=[], metavar="LABEL", help="a closed set of answers; none: free text"
+    )
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `predict:` settings")
     parser.add_argument("--work-dir", required=True, type=Path, help="batches that are done; removed at the end")
     parser.add_argument("--output", required=True, type=Path)
@@ -122,7 +126,9 @@ def main():
     def prepare_work_dir():
         hold(args.work_dir.with_name(f"{args.work_dir.name}.lock"), partial(say, "predict"))
         # with the code: an edit repeats the prediction, also one that was interrupted
-        mark = fingerprint([args.settings, args.accelerator, args.labels, digest(__file__)], filter(None, inputs.values()))
+        mark = fingerprint(
+            [args.settings, args.accelerator, args.labels, digest(__file__)], filter(None, inputs.values())
+        )
         prepare(args.work_dir, 1, mark)
         batch_dir.mkdir(exist_ok=True)
 

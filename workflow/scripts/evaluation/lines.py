@@ -1,7 +1,7 @@
 """The lines of the table, with more in them: a data set's references, a run and its ensemble.
 
-Each comes with a value for every item, by which lines are compared: the share of the models that answer it rightly, or of
-free text the models' mean token F1.
+Each comes with a value for every item, by which lines are compared: the share of the models that answer it rightly, or
+of free text the models' mean token F1.
 """
 
 from collections import Counter

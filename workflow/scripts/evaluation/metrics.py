@@ -21,8 +21,8 @@ macro_f1 = partial(f1_score, average="macro", zero_division=0)
 def mean_macro_f1(gold, models, number):
     """A statistic for bootstrap_interval, of the items' places: macro-F1, the models' mean, of many resamples at once.
 
-    gold, [items], and models, [models, items]: labels as their places among the `number` of them. A resample counts each item as often
-    as it was drawn, so that thousands of models take a product of matrices.
+    gold, [items], and models, [models, items]: labels as their places among the `number` of them. A resample counts
+    each item as often as it was drawn, so that thousands of models take a product of matrices.
     """
 
     def statistic(places, axis=-1):

@@ -74,7 +74,8 @@ def confusion(title, counts):
     axes.pcolormesh(shares, cmap=SHADES, vmin=0, vmax=1)
     for y, row in enumerate(table):
         for x, count in enumerate(row):
-            axes.text(x + 0.5, y + 0.5, count, ha="center", va="center")
+            if count or not wide:
+                axes.text(x + 0.5, y + 0.5, count, ha="center", va="center")
     labels = [answer.replace("malformed", "mal-\nformed") for answer in answers]
     long = len(answers) > 4 or max(len(line) for label in labels for line in label.split("\n")) > 6
     axes.set_xticks([x + 0.5 for x in range(len(answers))], labels, rotation=90 if long else 0, parse_math=False)
@@ -119,8 +120,8 @@ def reliability(title, bins):
 
 
 def draw(result, curves, official):
-    """All pictures, by section. result: accuracy.json; curves: {run: each model's}; official: names of data sets, PubMedQA
-    itself."""
+    """All pictures, by section. result: accuracy.json; curves: {run: each model's}; official: data sets that are
+    PubMedQA itself."""
     forests = []
     for dataset in dict.fromkeys(line["dataset"] for line in result["runs"]):
         lines, references = (

@@ -45,8 +45,8 @@ def rouge(gold, answer):
     return round(float(found["rougeL_fmeasure"]), 6)
 
 
-# A metric is one entry here, a function of an item's gold answer and the generated text: accuracy.tsv, accuracy.json, the
-# printed table and the report have it then. A run has the mean over items and models, with a bootstrap interval.
+# A metric is one entry here, a function of an item's gold answer and the generated text: accuracy.tsv, accuracy.json,
+# the printed table and the report have it then. A run has the mean over items and models, with a bootstrap interval.
 FREE_TEXT_METRICS = {
     "exact_match": Metric(lambda gold, answer: squad(gold, answer)["exact_match"], {"": "exact match"}),
     "token_f1": Metric(lambda gold, answer: squad(gold, answer)["f1"], {"": "token F1", "_sd": "sd"}),

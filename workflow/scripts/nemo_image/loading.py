@@ -87,6 +87,4 @@ def refuse_long_prompts(tokenizer, file, longest):
     """Exits where a prompt of a JSON Lines file has more than `longest` tokens; NeMo would cut off its end."""
     for row in read_jsonl(file):
         if (tokens := len(tokenizer.text_to_ids(row["input"].strip(" ")))) > longest:
-            exit_all(
-                f"{file}: the prompt of {id_of(row)} has {tokens} tokens; max_seq_length leaves {longest} for it."
-            )
+            exit_all(f"{file}: the prompt of {id_of(row)} has {tokens} tokens; max_seq_length leaves {longest} for it.")
