@@ -12,6 +12,7 @@ answer are not scored.
 
 import argparse
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from common.files import read_json, read_jsonl, write_json
@@ -106,7 +107,9 @@ def main():
         metrics = evaluate(predictions, test, items, task, args.label, steps["predict"].get("label_tokens"))
     except ValueError as error:
         sys.exit(f"{args.predictions}: {error}.")
+    versions = {} if args.labels else {"torchmetrics": version("torchmetrics")}
     steps["evaluate"] = describe({"label": args.label}, {"test_items": args.test_items})
+    steps["evaluate"]["versions"] |= versions
     write_json(args.provenance, steps, indent=1)
     name = dict(name.split("=", 1) for name in args.name) | {"base": not args.train_provenance}
     name |= {"imported": steps["import_adapter"]["imported"]} if "import_adapter" in steps else {}

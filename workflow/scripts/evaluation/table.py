@@ -54,13 +54,14 @@ def show(table):
 
 def show_all(table, comparisons, published):
     """What is read in the log."""
-    show(table[[key for key in table if key in PRINTED]])
+    dataset = {"dataset"} if table["dataset"].nunique() > 1 else set()
+    show(table[[key for key in table if key in PRINTED | dataset]])
     if comparisons:
         pairs = pd.DataFrame(comparisons)
         pairs["difference"] = pairs["difference"].map("{:+.1%}".format)
         pairs[["low", "high"]] = [[f"{end:+.1%}" for end in ends] for ends in pairs["interval"]]
         pairs[["p", "p_holm"]] = pairs[["p", "p_holm"]].map("{:.2g}".format)
-        show(pairs[["run", "other", "difference", "low", "high", "test", "p", "p_holm"]])
+        show(pairs[[*dataset, "run", "other", "difference", "low", "high", "test", "p", "p_holm"]])
     for run, tried in zip(table["run"], table["configurations"]):
         if pd.notna(tried) and tried != "1":
             print(f"{run} was chosen from {tried} configurations by validation loss, before test was read.\n")
