@@ -51,7 +51,7 @@ def data():
 def test_metrics_by_hand(data):
     predictions, test, items = data
     learnt = [row | {"output": items[row["pmid"]]["reasoning_required_pred"]} for row in test]
-    metrics = evaluate(predictions, learnt, items, TASK, "reasoning_required_pred", {"yes": 1, "no": 1, "maybe": 2})
+    metrics = evaluate(predictions, learnt, items, TASK, "reasoning_required_pred", {"yes": 2, "no": 2, "maybe": 2})
     assert metrics["accuracy"] == 3 / 5
     # yes: precision 2/3, recall 2/3; no: 1/2 and 1; maybe: none
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
@@ -66,7 +66,7 @@ def test_metrics_by_hand(data):
     assert metrics["answers"]["0"]["probability"] == pytest.approx([e / (e + 2), 1 / (e + 2), 1 / (e + 2)])
     assert metrics["agreement_reasoning_required_pred"] == 2 / 5
     assert metrics["test_set"] == "all 5" and metrics["labels"] == ["yes", "no", "maybe"]
-    assert not [key for key in metrics if "per_token" in key]  # PubMedQA's table is what it was
+    assert not [key for key in metrics if "per_token" in key]
 
 
 def test_order_of_predictions_does_not_matter(data):

@@ -268,7 +268,7 @@ def project(tmp_path_factory):
         "trials", ["yes", "no", "maybe", "yes"], labels, "final_decision", sources=official, pmid=True, **item
     )
     human = "--human", "reasoning_required_pred"
-    project.run("constant", ["yes"] * 4, [{"yes": -0.1}] * 4, {"yes": 1, "no": 1, "maybe": 2}, human)
+    project.run("constant", ["yes"] * 4, [{"yes": -0.1}] * 4, {"yes": 1, "no": 1, "maybe": 1}, human)
     return project
 
 
