@@ -69,6 +69,7 @@ RERUNS = {
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
     "scripts/common/items.py": {"predict", "evaluate", "write_report", "verify_model"},
+    "scripts/common/labels.py": {"predict", "verify_export"},
     "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict", "merge_model"},
     "scripts/common/progress.py": {"predict", "merge_model", "verify_model", "verify_export"},

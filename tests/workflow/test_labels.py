@@ -6,8 +6,8 @@ import pytest
 import sentencepiece
 import torch
 from common.files import read_json, read_jsonl, write_jsonl
+from common.labels import told_apart
 from helpers import SCRIPTS, torchrun
-from nemo_image.predictor import told_apart
 
 EOS, GENERATED = 2, 6
 SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}

@@ -20,6 +20,7 @@ from pathlib import Path
 from common.code import digest
 from common.files import read_json, read_jsonl, write_json, write_jsonl
 from common.items import ID_KEYS
+from common.labels import told_apart
 from common.lock import hold
 from common.progress import Progress, say
 from common.provenance import record
@@ -58,7 +59,7 @@ def predict(config, labels, items, batch_dir, known):
     Returns {label: how many of its tokens are scored}."""
     import torch
     from megatron.core import parallel_state
-    from nemo_image.predictor import Predictor, told_apart
+    from nemo_image.predictor import Predictor
 
     model, fused = load_model(config)
     first = os.environ["RANK"] == "0"
