@@ -63,6 +63,7 @@ def step(args, test, adapter, devices, tensor_parallel, size):
         command = measure.torchrun(args, measure.ROOT / "workflow/scripts/predict.py", devices)
         more = {"batch_size": size, "tokens_to_generate": TOKENS}
         command += ["--settings", measure.settings(args, devices, tensor_parallel, more), "--test", test]
+        command += ["--labels", *measure.LABELS]
         command += ["--work-dir", Path(directory, "prediction"), "--output", output]
         command += ["--adapter", adapter] if adapter else []
         for seconds, line in measure.follow(args, name, command, devices):

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from common.files import read_json
+from common.pubmedqa import LABELS
 from helpers import ROOT, SCRIPTS, environment
 
 ENVIRONMENTS = {"2.0.0rc0": ROOT / ".venv-2.0.0rc0", "2.2.1": Path(sys.prefix)}
@@ -88,7 +89,7 @@ def test_predictions(adapters, inputs, tmp_path, trained):
     for nemo in ENVIRONMENTS:
         options = "--adapter", *([adapters[trained]] if trained else []), "--test", inputs / "val.jsonl"
         work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / f"{nemo}.jsonl"
-        code, output = run(nemo, "predict.py", inputs, PREDICT, *options, *work)
+        code, output = run(nemo, "predict.py", inputs, PREDICT, "--labels", *LABELS, *options, *work)
         assert code == 0, output
         predictions[nemo] = (tmp_path / f"{nemo}.jsonl").read_text().splitlines()
     assert len(predictions["2.2.1"]) == 50 and predictions["2.0.0rc0"] == predictions["2.2.1"]

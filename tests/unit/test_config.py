@@ -42,6 +42,9 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
         "runs.lora.label: 'gold' is not one of ['final_decision', 'reasoning_required_pred', 'reasoning_free_pred']"
     ),
     "runs: {lora: {megatron_amp_O2: 1}}": "runs.lora.megatron_amp_O2: 1 is not of type 'boolean'",
+    "runs: {majority: {model: mistral-7b, dataset: pubmedqa}}": (
+        "runs.majority: is a line of the table that needs no model: give the run another name"
+    ),
     "runs: {lora: []}": "runs.lora: [] is not of type 'object'",
     "runs: {new: {dataset: pubmedqa}}": "runs.new: model is missing: A name under models.",
     "runs: {lora: {model: mistrl}}": "runs.lora.model: mistrl is not among models: mistral-7b",

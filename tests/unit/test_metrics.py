@@ -1,5 +1,6 @@
 """Every figure against a library's or one by hand; on the real files, the published majority and human figures."""
 
+import json
 import random
 
 import numpy as np
@@ -7,9 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from common.files import read_json, write_json
+from common.pubmedqa import LABELS
 from compare_runs import PUBLISHED, read_published
 from evaluate import evaluate
-from evaluation.metrics import LABELS, calibration, figures, mean_macro_f1, score
+from evaluation.answers import Task
+from evaluation.metrics import calibration, figures, mean_macro_f1, score
 from evaluation.significance import compare, mcnemar
 from helpers import run_script
 from scipy.stats import binom, binomtest, chi2, norm
@@ -17,6 +20,9 @@ from sklearn.metrics import f1_score
 from split_folds import split
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 from torchmetrics.functional.classification import multiclass_calibration_error
+
+TASK = Task("final_decision", list(LABELS), "reasoning_required_pred")
+REAL = json.dumps({"models": {}, "datasets": {"d": {"revision": 40 * "0"}}})
 
 # Gold, what the scores say, what the text says.
 ANSWERS = [
@@ -34,7 +40,7 @@ def data():
     items = {
         str(i): {"final_decision": gold, "reasoning_required_pred": "no"} for i, (gold, _, _) in enumerate(ANSWERS)
     }
-    test = [{"pmid": pmid} for pmid in items]
+    test = [{"pmid": pmid, "output": item["final_decision"]} for pmid, item in items.items()]
     predictions = [
         {"pmid": pmid, "pred": text, "logprob": {label: -1.0 if label == scored else -2.0 for label in LABELS}}
         for pmid, (_, scored, text) in zip(items, ANSWERS)
@@ -43,7 +49,9 @@ def data():
 
 
 def test_metrics_by_hand(data):
-    metrics = evaluate(*data, label="reasoning_required_pred")
+    predictions, test, items = data
+    learnt = [row | {"output": items[row["pmid"]]["reasoning_required_pred"]} for row in test]
+    metrics = evaluate(predictions, learnt, items, TASK, "reasoning_required_pred", {"yes": 2, "no": 2, "maybe": 2})
     assert metrics["accuracy"] == 3 / 5
     # yes: precision 2/3, recall 2/3; no: 1/2 and 1; maybe: none
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
@@ -57,14 +65,15 @@ def test_metrics_by_hand(data):
     e = np.exp(1)  # one log-probability is higher by 1 than the other two
     assert metrics["answers"]["0"]["probability"] == pytest.approx([e / (e + 2), 1 / (e + 2), 1 / (e + 2)])
     assert metrics["agreement_reasoning_required_pred"] == 2 / 5
-    assert metrics["test_set"] == "all 5"
+    assert metrics["test_set"] == "all 5" and metrics["labels"] == ["yes", "no", "maybe"]
+    assert not [key for key in metrics if "per_token" in key]
 
 
 def test_order_of_predictions_does_not_matter(data):
     predictions, test, items = data
     shuffled = random.Random(0).sample(predictions, len(predictions))
     assert shuffled != predictions
-    assert evaluate(shuffled, test, items, "final_decision") == evaluate(*data, "final_decision")
+    assert evaluate(shuffled, test, items, TASK, "final_decision") == evaluate(*data, TASK, "final_decision")
 
 
 def test_what_does_not_fit_is_refused_by_name(data):
@@ -77,15 +86,15 @@ def test_what_does_not_fit_is_refused_by_name(data):
         ([first | {"logprob": first["logprob"] | {"perhaps": -3.0}}, *others], "yes, no, maybe, perhaps instead of"),
     ):
         with pytest.raises(ValueError, match=words):
-            evaluate(wrong, test, items, "final_decision")
+            evaluate(wrong, test, items, TASK, "final_decision")
     items["3"]["final_decision"] = "perhaps"
     with pytest.raises(ValueError, match="final_decision of 3 is 'perhaps', none of yes, no, maybe"):
-        evaluate(predictions, test, items, "final_decision")
+        evaluate(predictions, test, items, TASK, "final_decision")
 
 
 def test_part_of_the_test_set_is_said(data):
     predictions, test, items = data
-    assert evaluate(predictions[:3], test[:3], items, "final_decision")["test_set"] == "3 of 5, stratified"
+    assert evaluate(predictions[:3], test[:3], items, TASK, "final_decision")["test_set"] == "3 of 5, stratified"
 
 
 def test_mcnemar_by_hand():
@@ -125,26 +134,28 @@ def answers():
 
 def test_intervals(answers):
     gold, models = answers
-    one = figures(gold, models[:1])
+    one = figures(gold, models[:1], LABELS)
     right = sum(a == b for a, b in zip(gold, models[0]))
     assert one["accuracy_interval"] == pytest.approx(list(binomtest(right, 200).proportion_ci(method="wilson")))
     # of models that answer alike, the items that are right in a resample are binomial
-    alike = figures(gold, models[:1] * 2)["accuracy_interval"]
+    alike = figures(gold, models[:1] * 2, LABELS)["accuracy_interval"]
     assert alike == pytest.approx(binom.ppf([0.025, 0.975], 200, right / 200) / 200, abs=0.006)
     codes = np.array([[[*LABELS, None].index(answer) for answer in answers] for answers in (gold, *models)])
     places = np.random.default_rng(1).integers(200, size=(5000, 200))
     drawn = codes[:, places]  # [gold and models, resamples, items]
-    resampled = mean_macro_f1(codes[0], codes[1:])(places)
+    resampled = mean_macro_f1(codes[0], codes[1:], 3)(places)
     options = {"labels": range(3), "average": "macro", "zero_division": 0}
     for number in range(20):
         expected = [f1_score(drawn[0, number], answers, **options) for answers in drawn[1:, number]]
         assert resampled[number] == pytest.approx(np.mean(expected))
-    assert figures(gold, models)["macro_f1_interval"] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=5e-3)
+    assert figures(gold, models, LABELS)["macro_f1_interval"] == pytest.approx(
+        np.quantile(resampled, [0.025, 0.975]), abs=5e-3
+    )
 
 
 def test_models_are_given_by_their_mean(answers):
     gold, models = answers
-    several, alone = figures(gold, models), [figures(gold, [model]) for model in models]
+    several, alone = figures(gold, models, LABELS), [figures(gold, [model], LABELS) for model in models]
     for key in ("accuracy", "macro_f1"):
         assert several[key] == pytest.approx(np.mean([figures[key] for figures in alone]))
     assert several["confusion"]["no"]["yes"] == sum(figures["confusion"]["no"]["yes"] for figures in alone)
@@ -154,11 +165,11 @@ def test_calibration():
     rng = np.random.default_rng(0)
     probabilities, gold = rng.dirichlet([1, 1, 1], 500), rng.choice(LABELS, 500)
     codes = np.array([LABELS.index(label) for label in gold])
-    found = calibration(gold, probabilities)
+    found = calibration(gold, probabilities, LABELS)
     ece = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(codes), num_classes=3, n_bins=10)
     assert found["ece"] == pytest.approx(float(ece), abs=1e-6)
     assert found["brier"] == pytest.approx(((probabilities - np.eye(3)[codes]) ** 2).sum(axis=1).mean())
-    by_hand = calibration(["yes", "yes", "no"], [[0.9, 0.1, 0.0], [0.2, 0.75, 0.05], [0.22, 0.78, 0.0]])
+    by_hand = calibration(["yes", "yes", "no"], [[0.9, 0.1, 0.0], [0.2, 0.75, 0.05], [0.22, 0.78, 0.0]], LABELS)
     low, high = by_hand["reliability_diagram"]
     assert (low["items"], low["accuracy"], low["probability"]) == (2, 0.5, pytest.approx(0.765))
     assert (high["from"], high["to"], high["items"], high["accuracy"]) == (0.9, 1.0, 1, 1.0)
@@ -181,7 +192,7 @@ def test_published_reference_figures(pubmedqa_dir):
     gold = [item["final_decision"] for item in test.values()]
     human = [item["reasoning_required_pred"] for item in test.values()]
     for answers, accuracy, macro_f1 in (human, 78.0, 72.19), (["yes"] * 500, 55.2, 23.71):
-        found = score(gold, answers)
+        found = score(gold, answers, LABELS)
         assert (round(100 * found["accuracy"], 2), round(100 * found["macro_f1"], 2)) == (accuracy, macro_f1)
 
 
@@ -189,15 +200,15 @@ def test_scores_must_be_finite(data):
     predictions, test, items = data
     predictions[2]["logprob"]["no"] = float("nan")
     with pytest.raises(ValueError, match="log-probabilities of 2 are not finite"):
-        evaluate(predictions, test, items, "final_decision")
+        evaluate(predictions, test, items, TASK, "final_decision")
 
 
 def model(data, run, answers=None, **more):
     """What evaluate.py writes for a run, with other answers by score where given."""
-    metrics = evaluate(*data, "final_decision")
+    metrics = evaluate(*data, TASK, "final_decision")
     for answer, given in zip(metrics["answers"].values(), answers or []):
         answer |= {"score": given, "probability": [0.8 if label == given else 0.1 for label in LABELS]}
-    metrics |= score(*zip(*((answer["gold"], answer["score"]) for answer in metrics["answers"].values())))
+    metrics |= score(*zip(*((answer["gold"], answer["score"]) for answer in metrics["answers"].values())), LABELS)
     names = {"run": run, "model": "m", "dataset": "d", "label": "final_decision", "base": run == "base"}
     return metrics | names | {"fold": "0", "seed": "0", "validation_loss": None, "chosen": None} | more
 
@@ -208,7 +219,7 @@ def compare_runs(directory, metrics, **options):
     for number, content in enumerate(metrics):
         files.append(directory / f"metrics{number}.json")
         write_json(files[-1], content)
-    outputs = "--output", directory / "accuracy.tsv", "--json", directory / "accuracy.json"
+    outputs = "--output", directory / "accuracy.tsv", "--json", directory / "accuracy.json", "--sources", REAL
     done = run_script("compare_runs.py", "--metrics", *files, *outputs, **options)
     if done.returncode:
         return None, None, done

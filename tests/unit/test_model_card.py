@@ -8,6 +8,7 @@ import pytest
 import yaml
 from common.files import sha256, write_json, write_jsonl
 from evaluate import evaluate
+from evaluation.answers import Task
 from helpers import ROOT, run_script
 from huggingface_hub import ModelCard
 from write_model_card import literal
@@ -26,10 +27,12 @@ PROMPT = "QUESTION:Is it \\so?\nCONTEXT: “So”\u2009it is.\nTARGET: (yes|no|m
 def metrics(score, label="final_decision"):
     """Of a model that gives these answers, by score and text; the annotator's are always yes."""
     items = {f"{n}": {"final_decision": gold, "reasoning_required_pred": "yes"} for n, gold in enumerate(GOLD)}
-    rows = [{"pmid": pmid} for pmid in items]
+    rows = [{"pmid": pmid, "output": item[label]} for pmid, item in items.items()]
     logprobs = [{name: -1.0 if name == answer else -9.0 for name in ("yes", "no", "maybe")} for answer in score]
-    predictions = [row | {"pred": a, "logprob": p} for row, a, p in zip(rows, score, logprobs, strict=True)]
-    return evaluate(predictions, rows, items, label)
+    predictions = [
+        {"pmid": row["pmid"], "pred": a, "logprob": p} for row, a, p in zip(rows, score, logprobs, strict=True)
+    ]
+    return evaluate(predictions, rows, items, Task("final_decision", ["yes", "no", "maybe"]), label)
 
 
 @pytest.fixture

@@ -1,274 +1,340 @@
-"""One's own files: how they are read, what is said of mistakes in them, how they are drawn from; and the prompt."""
+"""Figures, table and report of data that is not PubMedQA: closed sets of any labels, free text, all in one table."""
 
-import itertools
 import json
-import random
-from collections import Counter
+import math
+import re
 
-import pyarrow
-import pyarrow.parquet
+import numpy as np
+import pandas as pd
 import pytest
-from common import template
-from common.files import read_json, read_jsonl, write_json
-from common.items import id_of
+from common.files import read_json, write_json, write_jsonl
+from common.provenance import describe
+from evaluate import evaluate
+from evaluation.answers import Task, read_answer
+from evaluation.lines import run_lines
+from evaluation.metrics import calibration
+from evaluation.text_metrics import FREE_TEXT_METRICS
 from helpers import run_script
-from split_items import deal
-from user_files.reading import columns, rows
+from rouge_score.rouge_scorer import RougeScorer
+from sklearn.metrics import f1_score
+from torchmetrics.functional.text import squad
 
-COLUMNS = {"prompt": "Text: {text}\nMood:", "answer": "mood", "labels": ["good", "bad"]}
-
-
-def read(tmp_path, name, content, *others, columns=COLUMNS, test=False):
-    """What read_items.py makes of a file with this content, bytes or text: items, or what it says."""
-    file, output = tmp_path / name, tmp_path / "items.json"
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    flags = ["--unlike", *others] if others else []
-    flags += ["--test"] if test else []
-    call = "--file", file, "--columns", json.dumps(columns), *flags, "--output", output
-    done = run_script("read_items.py", *call, check=False)
-    if done.returncode:
-        assert not output.exists() and len(done.stderr.splitlines()) == 1, done.stderr
-        return done.stderr.replace(f"{tmp_path}/", "").strip()
-    return read_json(output)
-
-
-def parquet(file, records):
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), file)
-
-
-AS_WRITTEN = {"text": "NA", "n": "001", "x": "1.10", "mood": "good"}
+FIVE = ["no", "no fracture", "Fracture", "old fracture", "unclear"]
+TOKENS = {"no": 2, "no fracture": 3, "Fracture": 2, "old fracture": 3, "unclear": 4}  # with the end of the text
+# Nothing of PubMedQA in what is written of other data. A run of digits is looked at whole: 500 is its test set.
+FORBIDDEN = r"pubmed|pmid|annotat|human|final_decision|reasoning_|official|published|clinical|abstract|the articles"
+FORBIDDEN += r"|simulat|made-up|Jin et al|maybe|\b500\b|three labels"
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("text", "answer"),
     [
-        ("a.csv", "text,n,x,mood\nNA,001,1.10,good\n"),
-        ("a.csv", "\ufefftext,n,x,mood\r\nNA,001,1.10,good\r\n\r\n"),
-        ("a.tsv", "text\tn\tx\tmood\nNA\t001\t1.10\tgood\n"),
-        ("a.jsonl", '{"text": "NA", "n": "001", "x": 1.10, "mood": "good"}\n\n'),
-        ("a.json", '[{"text": "NA", "n": "001", "x": 1.10, "mood": "good"}]'),
-        ("A.CSV", 'text,n,x,mood\n"NA",001,1.10,"good"'),
+        ("no", "no"),
+        (" No Fracture.\n", "no fracture"),
+        ("FRACTURE", "Fracture"),
+        ("fractures", None),
+        ("no fracture, but", None),
+        ("", None),
     ],
 )
-def test_values_are_what_is_written(tmp_path, name, content):
-    assert list(read(tmp_path, name, content).values()) == [AS_WRITTEN]
+def test_read_answer(text, answer):
+    assert read_answer(text, FIVE) == answer
 
 
-def test_parquet(tmp_path):
-    file = tmp_path / "a.parquet"
-    parquet(file, [{"n": 1, "ok": True, "none": None, "nested": {"texts": ["a", "b"], "number": 7}}])
-    nested = {"texts": ["a", "b"], "number": "7"}
-    assert list(rows(file)) == [("row 1", None, {"n": "1", "ok": "true", "none": None, "nested": nested})]
-    file.write_text("no Parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet: can't be read as Parquet: "):
-        list(rows(file))
+def test_answers_that_are_hard_to_tell_apart():
+    assert [read_answer(text, ["A", "a"]) for text in ("A.", "a", "Ａ")] == ["A", "a", None]
+    assert read_answer("AA", ["Aa", "aA"]) is None  # in whatever case, it would be both
+    assert [read_answer(text, ["e.g.", "e.g"]) for text in ("e.g.", "E.G.", "e.g")] == ["e.g.", "e.g.", "e.g"]
+    assert [read_answer(text, ["陽性", "陰性"]) for text in ("陽性。", " 陰性", "陽")] == ["陽性", "陰性", None]
 
 
-def test_record_by_id(tmp_path):
-    """As PubMedQA's own files are: the key is the id."""
-    items = read(tmp_path, "a.json", '{"7": {"text": "a", "mood": "bad"}, "3": {"text": "b", "mood": "bad"}}')
-    assert list(items) == ["7", "3"]
+def predictions_of(rows):
+    return [{"id": str(place), "input": f"Report {place}: ", **row} for place, row in enumerate(rows)]
 
 
-def test_quoted_fields(tmp_path):
-    content = 'text,mood\n"one, ""two""\nthree",good\nfour,bad\nfive,neither\n'
-    assert read(tmp_path, "a.csv", content) == "a.csv, line 5: the answer, mood, is 'neither', none of good, bad."
-    items = read(tmp_path, "a.csv", content.replace("neither", "bad"))
-    assert [item["text"] for item in items.values()] == ['one, "two"\nthree', "four", "five"]
+@pytest.fixture
+def five():
+    """(predictions, test, items): four items and one without an answer."""
+    gold = ["no", "no fracture", "Fracture", "old fracture", ""]
+    scores = [
+        {
+            "no": -1.0,
+            "no fracture": -2.0,
+            "Fracture": -3.0,
+            "old fracture": -4.0,
+            "unclear": -9.0,
+        },  # per token no: -0.5
+        {"no": -1.0, "no fracture": -1.2, "Fracture": -3.0, "old fracture": -4.0, "unclear": -9.0},  # no fracture: -0.4
+        {"no": -5.0, "no fracture": -6.0, "Fracture": -1.0, "old fracture": -4.0, "unclear": -9.0},
+        {"no": -5.0, "no fracture": -6.0, "Fracture": -2.0, "old fracture": -2.7, "unclear": -9.0},  # old: -0.9
+        dict.fromkeys(FIVE, -1.0),
+    ]
+    texts = ["No.", "no", "fracture", "an old one", "unclear"]
+    rows = predictions_of(
+        {"pred": text, "label": answer or None, "logprob": logprob}
+        for text, answer, logprob in zip(texts, gold, scores)
+    )
+    items = {row["id"]: {"finding": answer} for row, answer in zip(rows, gold)}
+    test = [{"id": row["id"], "output": row["label"]} for row in rows]
+    return rows, test, items
 
 
-WRONG = {  # (name, content): what is said
-    ("a.csv", "text,mood\na,good\nb\n"): (
-        "a.csv, line 3: has 1 fields, but there are 2 columns: "
-        "put a field that holds a delimiter or a line break into quotation marks."
-    ),
-    ("a.csv", "text,mood\na, b,good\n"): (
-        "a.csv, line 2: has 3 fields, but there are 2 columns: "
-        "put a field that holds a delimiter or a line break into quotation marks."
-    ),
-    ("a.csv", 'text,mood\na,good\n"b,good\nc,bad\n'): (
-        "a.csv, line 3: unexpected end of data: "
-        "put a field with quotation marks in it into such marks, and write those within twice."
-    ),
-    ("a.csv", "text,mood\n良い,good\n".encode() + "悪い,bad\n".encode("shift_jis")): (
-        "a.csv, line 3: is not UTF-8 (byte 1 of the line is 0x88): save the file as UTF-8."
-    ),
-    ("a.csv", "text,mood\na,good\n".encode("utf-16")): (
-        "a.csv, line 1: is not UTF-8 (byte 1 of the line is 0xff): save the file as UTF-8."
-    ),
-    ("a.csv", "text,mood\na,good\n".encode("utf-16-le")): (
-        "a.csv, line 1: has a NUL, as UTF-16 has: save the file as UTF-8."
-    ),
-    ("a.csv", "text,mood,mood\na,good,bad\n"): "a.csv, line 1: has two columns mood: name one anew.",
-    ("a.csv", ""): "a.csv, line 1: is empty: its columns' names belong there.",
-    ("a.csv", "text,mood\n"): "a.csv: has no items.",
-    ("a.csv", "txt,mood\na,good\n"): "a.csv, line 2: no column text: there are txt, mood.",
-    ("a.csv", "text,moood\na,good\n"): "a.csv, line 2: no column mood: there are text, moood.",
-    ("a.csv", "text,mood\n,good\n"): "a.csv, line 2: text is empty, so nothing is asked.",
-    ("a.csv", "text,mood\na,good\nb,\n"): "a.csv, line 3: the answer, mood, is empty.",
-    ("a.csv", "text,mood\na,good\nb,Good\n"): "a.csv, line 3: the answer, mood, is 'Good', none of good, bad.",
-    ("a.jsonl", '{"text": "a", "mood": "good"}\n{"text": "b", mood: "bad"}\n'): (
-        "a.jsonl, line 2: is no JSON: Expecting property name enclosed in double quotes: line 1 column 15 (char 14)."
-    ),
-    ("a.jsonl", '["a"]\n'): 'a.jsonl, line 1: is no JSON object, as {"input": …, "output": …}.',
-    ("a.jsonl", '{"text": "a", "mood": null}\n'): "a.jsonl, line 1: the answer, mood, is empty.",
-    ("a.jsonl", '{"text": "a", "mood": ["good"]}\n'): "a.jsonl, line 1: the answer, mood, is no text.",
-    ("a.jsonl", '{"text": {"en": "a"}, "mood": "good"}\n'): (
-        "a.jsonl, line 1: column text has fields: name one, as {text.en}."
-    ),
-    ("a.jsonl", '{"text": [["a"]], "mood": "good"}\n'): (
-        "a.jsonl, line 1: column text is a list of other things than texts."
-    ),
-    ("a.json", '{"1": {"text": "a", "mood": "bad"}, "1": {"text": "b", "mood": "bad"}}'): (
-        "a.json: is no JSON: the key 1 stands twice."
-    ),
-    ("a.json", '{"data": [1]}'): ("a.json, id data: is no record: the file must hold [record, …] or {id: record, …}."),
-    ("a.json", '"text"'): "a.json: has no items.",
-}
+def test_five_labels(five):
+    metrics = evaluate(*five, Task("finding", FIVE), label_tokens=TOKENS)
+    answers = metrics["answers"]
+    assert list(answers) == ["0", "1", "2", "3"] and metrics["test_set"] == "4 with an answer of all 5"
+    assert [answer["score"] for answer in answers.values()] == ["no", "no", "Fracture", "Fracture"]
+    assert [answer["per_token"] for answer in answers.values()] == ["no", "no fracture", "Fracture", "old fracture"]
+    assert [answer["text"] for answer in answers.values()] == ["no", "no", "Fracture", None]
+    assert (metrics["accuracy"], metrics["accuracy_per_token"], metrics["accuracy_text"]) == (0.5, 1.0, 0.5)
+    gold, given = ["no", "no fracture", "Fracture", "old fracture"], ["no", "no", "Fracture", "Fracture"]
+    macro = f1_score(gold, given, labels=FIVE, average="macro", zero_division=0)
+    assert metrics["macro_f1"] == pytest.approx(macro) == pytest.approx((2 / 3 + 2 / 3) / 5)  # of all five
+    assert metrics["macro_f1_per_token"] == pytest.approx(4 / 5) and metrics["malformed"] == 1
+    assert metrics["confusion"]["no fracture"] == dict.fromkeys([*FIVE, "malformed"], 0) | {"no": 1}
+    total = sum(math.exp(score) for score in five[0][0]["logprob"].values())
+    assert answers["0"]["probability"][0] == pytest.approx(math.exp(-1) / total)  # of sums, which are probabilities
+    assert "human" not in answers["0"] and "macro_f1_official" not in metrics
+    alike = evaluate(*five, Task("finding", FIVE), label_tokens=dict.fromkeys(FIVE, 3))
+    assert not [key for key in alike if "per_token" in key]  # where the mean and the sum are one reading
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_told(tmp_path, case):
-    assert read(tmp_path, *case) == WRONG[case]
+def test_what_cannot_be_scored_is_refused(five):
+    rows, test, items = five
+    for task, words in (
+        (Task("finding", FIVE[1:]), "finding of 0 is 'no', none of no fracture, Fracture, old fracture, unclear"),
+        (Task("outcome", FIVE), "none of the 5 test items has an answer under outcome: nothing can be scored"),
+        (Task("finding", [*FIVE, "malformed"]), "no label can be called malformed"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluate(rows, test, items, task)
+    with pytest.raises(ValueError, match="has log-probabilities of  instead of no, no fracture"):
+        evaluate([{**row, "logprob": {}} for row in rows], test, items, Task("finding", FIVE))
 
 
-def test_ids(tmp_path):
-    with_id = COLUMNS | {"id": "name"}
-    items = read(tmp_path, "a.csv", "name,text,mood\nx,a,good\n007,b,bad\n", columns=with_id)
-    assert list(items) == ["x", "007"]
-    said = read(tmp_path / "..", f"{tmp_path.name}/a.csv", "name,text,mood\nx,a,good\nx,b,bad\n", columns=with_id)
-    assert said.endswith("a.csv, line 3: the id x stands in line 2, too: each item needs its own.")
+def test_two_labels():
+    rng = np.random.default_rng(0)
+    labels, probabilities = ["陽性", "陰性"], rng.dirichlet([1, 1], 300)
+    gold = rng.choice(labels, 300)
+    found = calibration(gold, probabilities, labels)
+    places = np.array([labels.index(label) for label in gold])
+    assert found["brier"] == pytest.approx(((probabilities - np.eye(2)[places]) ** 2).sum(axis=1).mean())
+    assert sum(bin["items"] for bin in found["reliability_diagram"]) == 300
 
 
-def test_ids_are_checksums_that_stay_when_lines_move(tmp_path):
-    lines = [f"text {n},good\n" for n in range(9)] + ["text 3,good\n", "text 3,bad\n"]
-    one = read(tmp_path, "a.csv", "text,mood\n" + "".join(lines))
-    random.Random(0).shuffle(lines)
-    two = read(tmp_path, "a.csv", "text,mood\n" + "".join(lines))
-    assert one == two and list(one) != list(two) and len(one) == 11
-    (again,) = (name for name in one if name.endswith("-2"))
-    assert one[again] == one[again.removesuffix("-2")] == {"text": "text 3", "mood": "good"}
+TEXTS = [
+    ("a cat on mat", "The cat sat on the mat!"),
+    ("Paris", "paris."),
+    ("forty-two", "42"),
+    ("It isn't known", "not known"),
+    ("", "something"),
+    ("The $100 (net)", "100 net"),
+]
 
 
-def test_files_have_no_prompt_in_common(tmp_path):
-    (tmp_path / "val.csv").write_text("text,mood\nb,bad\n")
-    (tmp_path / "test.csv").write_text("text,mood\nc,good\na,\n")
-    others = tmp_path / "val.csv", tmp_path / "test.csv"
-    words = "what is trained on must not be tested on: take it out of one of them."
-    said = read(tmp_path, "a.csv", "text,mood\nx,good\nb,good\n", others[0])
-    assert said == f"a.csv, line 3: has the same prompt as val.csv, line 2: {words}"
-    (tmp_path / "test.csv").write_text("text,mood\nc,good\na,bad\n")
-    said = read(tmp_path, "a.csv", "text,mood\na,good\n", *others)
-    assert said == f"a.csv, line 2: has the same prompt as test.csv, line 3: {words}"
-    assert len(read(tmp_path, "a.csv", "text,mood\nx,good\n", *others)) == 1
+@pytest.mark.parametrize(("gold", "text"), TEXTS)
+def test_of_english_texts_figures_are_the_libraries(gold, text):
+    theirs = squad({"prediction_text": text, "id": "0"}, {"answers": {"text": [gold]}, "id": "0"})
+    found = {name: metric.function(gold, text) for name, metric in FREE_TEXT_METRICS.items()}
+    assert found["exact_match"] == float(theirs["exact_match"]) / 100
+    assert found["token_f1"] == pytest.approx(float(theirs["f1"]) / 100, abs=1e-5)
+    rouge = RougeScorer(["rougeL"]).score(gold, text)["rougeL"].fmeasure
+    assert found["rouge_l"] == pytest.approx(rouge, abs=1e-5)
 
 
-def test_items_to_predict_only(tmp_path):
-    """All with answers, or none."""
-    for content in "text,mood\na,\nb,\n", "text\na\nb\n":
-        items = read(tmp_path, "a.csv", content, test=True)
-        write_json(tmp_path / "test.json", items)
-        call = "--json", tmp_path / "test.json", "--columns", json.dumps(COLUMNS), "--output", tmp_path / "test.jsonl"
-        run_script("write_jsonl.py", *call)
-        assert [list(row) for row in read_jsonl(tmp_path / "test.jsonl")] == [["input", "id"]] * 2
-        (tmp_path / "items.json").unlink()
-    said = read(tmp_path, "a.csv", "text,mood\na,\nb,bad\n", test=True)
-    assert said == "a.csv, line 3: the answer, mood, is given, but not of others."
-    said = read(tmp_path, "a.csv", "text,mood\na,bad\nb,\n", test=True)
-    assert said == "a.csv, line 3: the answer, mood, is empty, but given of others."
+@pytest.mark.parametrize(
+    ("gold", "text", "exact", "f1", "rouge"),
+    [
+        ("東京都", "東京都。", 1, 1, 1),
+        ("東京都", "京都", 0, 4 / 5, 4 / 5),  # 2 of 2 characters and of 3
+        ("京の都", "都の京", 0, 1, 1 / 3),  # ROUGE-L sees the order
+        ("「１０ｍｇ」", "10mg", 1, 1, 1),
+        ("CT で骨折", "ct で 骨折", 1, 1, 1),
+        ("骨折なし", "正常", 0, 0, 0),
+        ("don’t — wait", "dont wait", 1, 1, 2 / 5),  # in SQuAD an apostrophe joins, in ROUGE it parts
+        ("café", "Café", 1, 1, 1),
+        ("ไม่พบ", "พบ", 0, 2 * (2 / 4) / (1 + 2 / 4), 2 * (2 / 4) / (1 + 2 / 4)),
+    ],
+)
+def test_texts_in_other_scripts(gold, text, exact, f1, rouge):
+    found = {name: metric.function(gold, text) for name, metric in FREE_TEXT_METRICS.items()}
+    assert found == {name: pytest.approx(value, abs=1e-5) for name, value in zip(found, (exact, f1, rouge))}
 
 
-def test_jsonl(tmp_path):
-    item = {"name": "7", "text": ["one", "two"], "mood": "good", "by": {"whom": "me"}}
-    write_json(tmp_path / "items.json", {"7": item})
-    columns = COLUMNS | {"prompt": "{{{by.whom}}}\n{text}Mood: "}
-    call = "--json", tmp_path / "items.json", "--columns", json.dumps(columns), "--output", tmp_path / "a.jsonl"
-    run_script("write_jsonl.py", *call)
-    (row,) = read_jsonl(tmp_path / "a.jsonl")
-    assert row == {"input": "{me}\none\ntwo\nMood: ", "output": "good", "id": "7"}
-    assert id_of(row) == "7" and id_of({"pmid": "8"}) == "8"
+def test_free_text():
+    rows = predictions_of([{"pred": f" {text}\n", "label": gold or None} for gold, text in TEXTS])
+    items = {row["id"]: {"answer": gold} for row, (gold, _) in zip(rows, TEXTS)}
+    test = [{"id": row["id"], "output": row["label"]} for row in rows]
+    metrics = evaluate(rows, test, items, Task("answer"), "answer")
+    assert metrics["labels"] is None and metrics["test_set"] == "5 with an answer of all 6"
+    assert metrics["exact_match"] == 2 / 5
+    assert metrics["answers"]["3"] == {
+        "gold": "It isn't known",
+        "text": "not known",
+        "exact_match": 0,
+        "token_f1": pytest.approx(2 / 5),
+        "rouge_l": pytest.approx(2 / 6, abs=1e-6),  # it, isn, t, known
+    }
+    low, high = metrics["token_f1_interval"]
+    assert 0 <= low < metrics["token_f1"] < high <= 1
+    names = {"run": "a", "model": "m", "dataset": "d", "label": "answer", "base": False, "fold": "0", "seed": "0"}
+    one = metrics | names | {"validation_loss": 0.5, "chosen": None}
+    other = one | {"token_f1": 0.0, "answers": {id: a | {"token_f1": 0.0} for id, a in one["answers"].items()}}
+    ((line, of_items),) = run_lines([one, other])  # no ensemble: texts have no mean
+    assert line["token_f1"] == pytest.approx(metrics["token_f1"] / 2) == pytest.approx(np.mean(of_items))
+    assert line["token_f1_sd"] == pytest.approx(metrics["token_f1"] / 2**0.5) and "accuracy" not in line
 
 
-@pytest.mark.parametrize("labels", [["a", "b", "c"], None])
-def test_sample_of_ones_own(tmp_path, labels):
-    items = {str(n): {"input": f"text {n}", "output": "abc"[n % 10 // 4]} for n in range(100)}  # 4, 4 and 2 of ten
-    write_json(tmp_path / "items.json", items)
-    columns = {"prompt": "{input}", "answer": "output"} | ({"labels": labels} if labels else {})
-    call = "--json", tmp_path / "items.json", "--columns", json.dumps(columns), "--sample", 20
-    run_script("write_jsonl.py", *call, "--output", tmp_path / "a.jsonl")
-    drawn = read_jsonl(tmp_path / "a.jsonl")
-    assert len({row["id"] for row in drawn}) == 20
-    assert not labels or Counter(row["output"] for row in drawn) == {"a": 8, "b": 8, "c": 4}
+class Project:
+    """Predictions of data sets of each kind, by hand, and what the scripts make of them."""
+
+    def __init__(self, directory):
+        self.directory, self.metrics, self.sources = directory, {}, {}
+
+    def dataset(self, name, golds, labels=None, gold="finding", prompt="Report {}: ", sources=None, **more):
+        """more: other keys of an item."""
+        self.sources[name] = sources or {"test": f"{name}.csv", "answer": gold} | ({"labels": labels} if labels else {})
+        self.labels, self.gold, self.name = labels, gold, name
+        self.key = "pmid" if "pmid" in more else "id"
+        self.items = {f"{name}{place}": {gold: answer, **more} for place, answer in enumerate(golds)}
+        write_json(self.directory / f"data/{name}/items/test.json", self.items)
+        self.test = [
+            {self.key: id, "input": prompt.format(id)} | ({"output": item[gold]} if item[gold] else {})
+            for id, item in self.items.items()
+        ]
+        write_jsonl(self.directory / f"data/{name}/test.jsonl", self.test)
+
+    def run(self, name, texts, scores=None, tokens=None, flags=()):
+        """scores: of each item {label: log-probability}, others -9."""
+        directory, file = self.directory / name, self.directory / f"{name}/predictions.jsonl"
+        rows = [row | {"pred": text, "label": row.get("output")} for row, text in zip(self.test, texts)]
+        for row, of_labels in zip(rows, scores or ()):
+            row.pop("output", None)
+            row["logprob"] = {label: of_labels.get(label, -9.0) for label in self.labels}
+        write_jsonl(file, rows)
+        test = self.directory / f"data/{self.name}/test.jsonl"
+        told = describe({"devices": 1, "batch_size": 4}, {"result": file, "test": test})
+        told |= {"gpus": [], "peak_gpu_memory_mb": None} | ({"label_tokens": tokens} if tokens else {})
+        write_json(file.with_suffix(".provenance.json"), told)
+        label = "final_decision" if self.key == "pmid" else "answer"
+        names = f"run={name}", "fold=0", "seed=0", "model=m", f"dataset={self.name}", f"label={label}"
+        inputs = "--predictions", file, "--predict-provenance", file.with_suffix(".provenance.json"), "--test", test
+        items = "--test-items", self.directory / f"data/{self.name}/items/test.json"
+        labels = ["--labels", *self.labels] if self.labels else []
+        outputs = "--provenance", directory / "provenance.json", "--output", directory / "metrics.json"
+        task = "--gold", self.gold, *labels, *flags, "--label", label, "--name", *names
+        done = run_script("evaluate.py", *inputs, *items, *task, *outputs)
+        assert done.stderr == ""
+        self.metrics.setdefault(self.name, []).append(directory / "metrics.json")
+
+    def compare(self, *names, **sources):
+        """(the table, the JSON, what was printed, the report without what only draws)"""
+        metrics = [file for name in names for file in self.metrics[name]]
+        datasets = {name: self.sources[name] for name in names} | sources
+        sources = "--sources", json.dumps({"models": {"m": {"snapshot": "m"}}, "datasets": datasets})
+        files = self.directory / "accuracy.tsv", self.directory / "accuracy.json", self.directory / "report.html"
+        outputs = "--output", files[0], "--json", files[1]
+        done = run_script("compare_runs.py", "--metrics", *metrics, *sources, *outputs)
+        assert done.stderr == ""
+        items = "--test-items", *(self.directory / f"data/{name}/items/test.json" for name in names)
+        inputs = "--table", files[0], "--json", files[1], "--metrics", *metrics
+        assert run_script("write_report.py", *inputs, *items, *sources, "--output", files[2]).stderr == ""
+        page = re.sub(r"<style>.*?</style>|<clipPath.*?</clipPath>|\b(d|style|transform|points)=\"[^\"]*\"", "",
+                      files[2].read_text(), flags=re.DOTALL)  # fmt: skip
+        return pd.read_csv(files[0], sep="\t").set_index("run"), read_json(files[1]), done.stdout, page
 
 
-def split(tmp_path, content, *flags, columns=COLUMNS, check=True):
-    file, output = tmp_path / "all.csv", tmp_path / "split"
-    file.write_text(content)
-    call = "--items", file, "--columns", json.dumps(columns), *flags, "--output-dir", output
-    return run_script("split_items.py", *call, check=check), output
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("own"))
+    golds = [*FIVE, "no", "no", "no fracture", "Fracture", "no", ""]
+    project.dataset("notes", golds, FIVE)
+    project.run("base", ["no"] * 11, [{"no": -1.0, "no fracture": -1.2}] * 11, TOKENS)
+    project.run("tuned", [*golds[:-1], "no"], [{answer or "no": -0.1} for answer in golds], TOKENS)
+
+    project.dataset(
+        "感想", ["陽性", "陰性", "陽性", "陽性", "陰性", "陽性"], ["陽性", "陰性"], "評価", prompt="文 {}："
+    )
+    project.run("jp", ["陽性。"] * 6, [{"陽性": -0.2, "陰性": -1.7}] * 6)
+
+    golds = ["胸部に骨折を認める。", "東京都", "Paris, France", "no fracture", "正常", None]
+    project.dataset("answers", golds, None, "output", prompt="Question {}: ")
+    project.run("copy", ["わからない"] * 6)
+    project.run("taught", ["胸部に骨折", "東京都", "paris france", "<b>a</b> fracture", "異常", "?"])
+
+    item = {"reasoning_required_pred": "yes", "QUESTION": "Is it?", "CONTEXTS": ["It was."], "LABELS": ["RESULTS"]}
+    labels, official = ["yes", "no", "maybe"], {"revision": "0" * 40}
+    project.dataset(
+        "trials", ["yes", "no", "maybe", "yes"], labels, "final_decision", sources=official, pmid=True, **item
+    )
+    human = "--human", "reasoning_required_pred"
+    project.run("constant", ["yes"] * 4, [{"yes": -0.1}] * 4, {"yes": 1, "no": 1, "maybe": 1}, human)
+    return project
 
 
-def parts_of(directory):
-    """{part: ids} of test, train0, val0, …"""
-    folds = {f"{part}{n}": directory / f"fold{n}/{part}.json" for n in range(10) for part in ("train", "val")}
-    return {name: list(read_json(file)) for name, file in (folds | {"test": directory / "test.json"}).items()}
+def test_report_of_five_labels(project):
+    table, found, printed, page = project.compare("notes")
+    assert list(table.index) == ["majority", "base", "tuned"]
+    assert (table.test_set == "10 with an answer of all 11").all()
+    assert table.loc["tuned", "accuracy"] == 100 and table.loc["base", "accuracy"] == 40
+    assert table.loc["base", "accuracy_per_token"] == 20  # no fracture's 2 of 10: -1.2 / 3 is more than -1 / 2
+    assert "macro_f1_official" not in table and found["published"] is None
+    assert len(found["runs"][0]["confusion"]) == 5
+    assert "<title>LoRA on notes: report</title>" in page and "accuracy per token goes" in page
+    assert "Report notes1: " in page and "old fracture" in page
+    assert not re.findall(FORBIDDEN, page + printed + " ".join(table), re.IGNORECASE)
 
 
-def test_split_of_one_file(tmp_path):
-    lines = [f"{n},text {n},{'good' if n % 3 else 'bad'}\n" for n in range(150)]
-    with_id, content = COLUMNS | {"id": "n"}, "n,text,mood\n" + "".join(lines)
-    _, output = split(tmp_path, content, columns=with_id)
-    parts, everything = parts_of(output), {str(n) for n in range(150)}
-    assert len(parts["test"]) == 30 and all(len(parts[f"val{n}"]) == 12 for n in range(10))
-    assert set().union(parts["test"], *(parts[f"val{n}"] for n in range(10))) == everything
-    for n in range(10):
-        assert {*parts[f"train{n}"], *parts[f"val{n}"]} == everything - {*parts["test"]}
-        assert len(parts[f"train{n}"]) == 108
-    for names in parts.values():
-        assert names == sorted(names, key=int)  # the file's order
-        assert abs(sum(int(name) % 3 == 0 for name in names) - len(names) / 3) <= 1
-    other_prompt = with_id | {"prompt": "{text} – good or bad?"}
-    assert parts_of(split(tmp_path, content, columns=other_prompt)[1]) == parts
-    assert parts_of(split(tmp_path, content, "--seed", 1, columns=with_id)[1]) != parts
+def test_report_of_two_japanese_labels(project):
+    table, _, printed, page = project.compare("感想")
+    assert table.loc["jp", "accuracy"] == table.loc["majority", "accuracy"] == 66.7
+    assert "accuracy_per_token" not in table
+    assert "<title>LoRA on 感想: report</title>" in page and ">陰性</text>" in page and "among the labels" in page
+    assert not re.findall(FORBIDDEN, page + printed + " ".join(table), re.IGNORECASE)
 
 
-def test_deal():
-    """Sizes differ by one at most, in all and of each group, whatever they are."""
-    for seed in range(20):
-        rng = random.Random(seed)
-        items = {n: rng.choice("aaaabbc") for n in range(rng.randint(30, 90))}
-        dealt = deal(items, 10, rng, str)
-        assert sorted(itertools.chain(*dealt)) == list(items)
-        for group in "abc":
-            sizes = [sum(items[name] == group for name in part) for part in dealt]
-            assert max(sizes) - min(sizes) <= 1
-        assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+def test_report_of_free_text(project):
+    table, found, printed, page = project.compare("answers")
+    assert list(table.index) == ["copy", "taught"] and not [key for key in table if "accuracy" in key or "p_maj" in key]
+    assert table.loc["taught", "exact_match"] == 40 and table.loc["copy", "token_f1"] == 0
+    assert {"rouge_l", "token_f1_low", "token_f1_high", "validation_loss"} <= set(table)
+    (pair,) = found["comparisons"]
+    assert pair["test"] == "paired permutation" and pair["difference"] == found["runs"][1]["token_f1"]
+    assert pair["p"] == 2 / 2**5  # better in each of five items
+    assert "a token F1 of" in page and "answers with the lowest token F1" in page and "&lt;b&gt;a&lt;/b&gt;" in page
+    for absent in (
+        "Confusion",
+        "Calibration",
+        "log-probability",
+        "McNemar",
+        "malformed",
+        "accuracy of text",
+        "majority",
+    ):
+        assert absent not in page
+    assert not re.findall(FORBIDDEN, page + printed + " ".join(table), re.IGNORECASE)
 
 
-def test_split_refuses(tmp_path):
-    done, output = split(tmp_path, "text,mood\n" + "a,good\nb,bad\na,bad\n", check=False)
-    words = "one could be drawn to train with, the other to test: take one of them out."
-    assert done.stderr == f"{tmp_path}/all.csv, line 4: has the same prompt as line 2: {words}\n"
-    done, _ = split(tmp_path, "text,mood\n" + "".join(f"{n},good\n" for n in range(12)), check=False)
-    words = "share them out yourself, to train:, val: and test:."
-    assert done.stderr == f"{tmp_path}/all.csv: has 12 items, too few for a test set and 10 folds: {words}\n"
-    assert not output.exists()
-    assert split(tmp_path, "text,mood\n" + "".join(f"{n},good\n" for n in range(13)))[0].returncode == 0
+def test_one_table_of_all_kinds(project):
+    table, found, printed, page = project.compare("notes", "感想", "answers", "trials")
+    closed, free, pubmedqa = (
+        table[table.accuracy.notna()],
+        table[table.token_f1.notna()],
+        table[table.dataset == "trials"],
+    )
+    assert sorted(free.index) == ["copy", "taught"] and len(closed) + len(free) == len(table)
+    assert free[["accuracy", "macro_f1", "accuracy_text", "malformed", "ece", "p_majority"]].isna().all(axis=None)
+    assert closed[["exact_match", "token_f1_low", "rouge_l"]].isna().all(axis=None)
+    assert list(pubmedqa.index) == ["majority", "human", "constant"]
+    assert table.macro_f1_official.notna().sum() == 1 and pubmedqa.accuracy_per_token.isna().all()
+    assert {pair["dataset"] for pair in found["comparisons"]} == set(project.sources)
+    assert "one of PubMedQA's\nannotators" in page and "LoRA on notes, 感想, answers, PubMedQA: report" in page
+    assert "no measure for others" in page and "Jin et al." in page and "published: 75.4%" in printed
+    assert "Report notes1: " in page and "among the labels" in page
 
 
-def test_template():
-    assert template.columns("a {b} {c.d} {{e}} {b}") == ["b", "c.d", "b"]
-    assert template.fill("{c.d}{c.d.e}", {"c.d": "with a dot", "c": {"d": {"e": "!"}}}) == "with a dot!"
-    assert template.fill("{q} {文}", {"q": None, "文": "{q}"}) == " {q}"
-    for wrong in "{", "a } b", "{}", "{a:b}", "{a!r}", '{"a": {b}}':
-        with pytest.raises(ValueError, match=r"a brace that stands for itself is written twice, \{\{ or \}\}$"):
-            template.columns(wrong)
-    with pytest.raises(ValueError, match=r"^no column b\.x: there are no fields$"):
-        template.fill("{b.x}", {"b": "text"})
-
-
-def test_columns_by_the_first_line(tmp_path):
-    (tmp_path / "a.tsv").write_text("one\ttwo\n")
-    (tmp_path / "a.jsonl").write_text('\n{"one": 1}\n{"two": \n')
-    (tmp_path / "a.json").write_text("[")
-    assert [columns(tmp_path / f"a.{kind}") for kind in ("tsv", "jsonl", "json")] == [["one", "two"], ["one"], None]
+def test_simulated_items_are_not_pubmedqas(project):
+    table, found, printed, page = project.compare("trials", trials={"simulate": 0})
+    assert list(table.index) == ["majority", "human", "constant"] and found["published"] is None
+    assert "LoRA on trials: report" in page and "human one of the\nmade-up annotators" in page
+    assert "published" not in printed and not re.findall("PubMedQA's\nannot|published|Jin et al", page)

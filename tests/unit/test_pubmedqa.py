@@ -1,5 +1,6 @@
 import pytest
-from common.pubmedqa import prompt, read_answer
+from common.pubmedqa import LABELS, prompt
+from evaluation.answers import read_answer
 
 
 def test_prompt_is_the_tutorials():
@@ -27,4 +28,4 @@ def test_prompt_is_the_tutorials():
     ],
 )
 def test_read_answer(text, answer):
-    assert read_answer(text) == answer
+    assert read_answer(text, LABELS) == answer

@@ -112,7 +112,8 @@ def test_evaluate_refuses_what_does_not_belong_together(chain, tmp_path):
     ):
         options = [argument for name, path in (files | wrong).items() for argument in (f"--{name}", path)]
         outputs = "--provenance", tmp_path / "provenance.json", "--output", tmp_path / "metrics.json"
-        done = run_script("evaluate.py", *options, "--label", "final_decision", *outputs, check=False)
+        task = "--labels", *LABELS, "--gold", "final_decision", "--label", "final_decision"
+        done = run_script("evaluate.py", *options, *task, *outputs, check=False)
         assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
         assert not list(tmp_path.iterdir())
 
@@ -235,7 +236,7 @@ def test_padded_words_take_no_part(chain, hugging_face, tmp_path):
     files = "--base", base, "--test", chain / "results/data/trials/final_decision/test.jsonl"
     work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
     options = *files, "--settings", json.dumps(settings), *work
-    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *options, processes=2)
+    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", "--labels", *LABELS, *options, processes=2)
     check_scores_and_text(read_jsonl(tmp_path / "predictions.jsonl"), hugging_face)
 
 
@@ -252,7 +253,7 @@ def test_adapter_trained_with_fused_rotary_embedding(chain, tmp_path):
             target.addfile(member, io.BytesIO(content))
     files = "--base", chain / "results/base/tiny", "--test", chain / "results/data/trials/final_decision/test.jsonl"
     settings = "--settings", json.dumps(read_json(run / "predictions.provenance.json")["settings"])
-    work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
+    work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl", "--labels", *LABELS
     torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *files, "--adapter", adapter, *settings, *work)
     found, expected = (read_jsonl(directory / "predictions.jsonl") for directory in (tmp_path, run))
     assert [(row["pmid"], row["pred"]) for row in found] == [(row["pmid"], row["pred"]) for row in expected]
@@ -267,7 +268,7 @@ def test_interrupted_prediction_continues(chain, hugging_face, tmp_path):
     settings = "--settings", json.dumps(provenance["settings"] | {"batch_size": 1})
     work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
     command = ["torchrun", "--standalone", "--nproc-per-node", "2", SCRIPTS / "predict.py", "--accelerator", "cpu"]
-    command = list(map(str, [*command, *files, *settings, *work]))
+    command = list(map(str, [*command, *files, *settings, *work, "--labels", *LABELS]))
     options = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **options, start_new_session=True) as process:
         while not (done := list(tmp_path.glob("prediction/batches/*.json"))):

@@ -70,14 +70,20 @@ RERUNS = {
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
-    "scripts/common/items.py": {"predict"},
+    "scripts/common/items.py": {"predict", "evaluate", "write_report"},
+    "scripts/common/labels.py": {"predict", "verify_export"},
     "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict", "merge_model"},
     "scripts/common/progress.py": {"predict", "merge_model", "verify_model", "verify_export"},
     "scripts/common/provenance.py": {"predict", "evaluate", "import_adapter", "verify_model"},
-    "scripts/common/pubmedqa.py": OTHERS
-    - {"choose_run", "dequantize_gguf", "export_adapter", "import_adapter", "merge_model"}
-    - {"pack_model", "verify_model", "verify_export", "read_items", "split_items"},
+    "scripts/common/pubmedqa.py": {
+        "download_pubmedqa",
+        "simulate_trials",
+        "split_folds",
+        "write_jsonl",
+        "compare_runs",
+        "write_report",
+    },
     "scripts/common/template.py": OTHERS
     - {"choose_run", "dequantize_gguf", "export_adapter", "import_adapter", "merge_model", "pack_model"}
     - {"verify_model", "verify_export"},
@@ -90,9 +96,14 @@ RERUNS = {
     "scripts/download_pubmedqa.py": {"download_pubmedqa"},
     "scripts/evaluate.py": {"evaluate"},
     "scripts/export_adapter.py": {"export_adapter"},
+    "scripts/evaluation/answers.py": {"evaluate"},
+    "scripts/evaluation/facts.py": {"write_report"},
+    "scripts/evaluation/lines.py": {"compare_runs"},
     "scripts/evaluation/metrics.py": {"evaluate", "compare_runs", "write_report", "write_model_card"},
     "scripts/evaluation/pictures.py": {"write_report"},
     "scripts/evaluation/significance.py": {"evaluate", "compare_runs", "write_report", "write_model_card"},
+    "scripts/evaluation/table.py": {"compare_runs", "write_report"},
+    "scripts/evaluation/text_metrics.py": {"evaluate", "compare_runs", "write_report", "write_model_card"},
     "scripts/import_adapter.py": {"import_adapter"},
     "scripts/merge_model.py": {"merge_model"},
     "scripts/model_formats/directory.py": {"merge_model"},

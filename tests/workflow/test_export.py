@@ -57,7 +57,7 @@ def answered(request, inputs, tiny_mistral, tmp_path_factory):
     train += "--seed", 0, "--time-limit", 60, "--work-dir", directory / "training"
     torchrun(SCRIPTS / "train_lora.py", *common, *train, "--output", directory / "adapter.nemo", processes=ranks)
     predict = "--adapter", directory / "adapter.nemo", "--test", val, "--work-dir", directory / "prediction"
-    predict += "--settings", json.dumps(shared | {"batch_size": 8, "tokens_to_generate": 4})
+    predict += "--labels", *LABELS, "--settings", json.dumps(shared | {"batch_size": 8, "tokens_to_generate": 4})
     torchrun(SCRIPTS / "predict.py", *common, *predict, "--output", directory / "predictions.jsonl", processes=ranks)
     run_script(
         *("export_adapter.py", "--adapter", directory / "adapter.nemo"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from common.adapter import read_adapter
 from common.files import read_json, read_jsonl, sha256
+from common.pubmedqa import LABELS
 from helpers import SCRIPTS, environment
 
 SHARED = {"precision": 32, "megatron_amp_O2": False, "max_seq_length": 256}
@@ -45,6 +46,7 @@ def train(inputs, output, ranks, *arguments, minutes=60, **changes):
 
 def predict(inputs, adapter, output, ranks):
     files = "--adapter", adapter, "--test", inputs / "val.jsonl", "--work-dir", output.with_suffix("")
+    files += "--labels", *LABELS
     return call(inputs, "predict.py", ranks, PREDICT, *files, "--output", output)
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from common.files import read_jsonl, write_jsonl
+from common.pubmedqa import LABELS
 from helpers import SCRIPTS, run_script, torchrun
 
 SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
@@ -44,7 +45,7 @@ def test_scores_of_real_prompts_are_hugging_faces(snapshot, hugging_face, pubmed
     write_jsonl(tmp_path / "test.jsonl", rows)
     files = "--base", tmp_path / "base", "--test", tmp_path / "test.jsonl", "--output", tmp_path / "predictions.jsonl"
     options = *files, "--settings", json.dumps(SETTINGS), "--work-dir", tmp_path / "prediction"
-    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", *options)
+    torchrun(SCRIPTS / "predict.py", "--accelerator", "cpu", "--labels", *LABELS, *options)
     predictions = read_jsonl(tmp_path / "predictions.jsonl")
     assert [row["pmid"] for row in predictions] == [row["pmid"] for row in rows]
     for row in predictions:

@@ -99,6 +99,8 @@ class Checks:
 
     def check_run(self, name, run, nemo_keys):
         path = ["runs", name]
+        if name in ("majority", "human"):
+            self.refuse(path, "is a line of the table that needs no model: give the run another name")
         for kind in ("model", "dataset"):
             if run[kind] not in self.config[f"{kind}s"]:
                 self.refuse([*path, kind], f"{run[kind]} is not among {kind}s: {', '.join(self.config[f'{kind}s'])}")

@@ -1,4 +1,4 @@
-"""Accuracy against PubMedQA's gold answers.
+"""Figures against the gold answers.
 
 In:   results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl
 Out:  results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json
@@ -7,7 +7,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json
 
 
 rule evaluate:
-    """One model's figures and answers, the predictions paired by pmid with the gold answers."""
+    """One model's figures and answers, the predictions paired by id with the gold answers."""
     input:
         predictions="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl",
         predict_provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
@@ -26,12 +26,13 @@ rule evaluate:
         code=code("evaluate"),
         origin=origin,
         label=of_run("{label}"),
+        task=task("labels", "gold", "human"),
         name=of_run("run={run} fold={fold} seed={seed} model={model} dataset={dataset} label={label}"),
     shell:
         "{params.origin} python {params.script:q} --predictions {input.predictions:q}"
         " --predict-provenance {input.predict_provenance:q} --train-provenance {input.train_provenance:q}"
         " --test {input.test:q} --test-items {input.test_items:q}"
-        " --label {params.label} --name {params.name}"
+        " {params.task} --label {params.label} --name {params.name}"
         " --provenance {output.provenance:q} --output {output.metrics:q} &> {log:q}"
 
 
@@ -50,6 +51,7 @@ rule compare_runs:
     params:
         script=script("compare_runs"),
         code=code("compare_runs"),
+        sources=sources,
     shell:
-        "python {params.script:q} --metrics {input.metrics:q}"
+        "python {params.script:q} --metrics {input.metrics:q} --sources {params.sources:q}"
         " --output {output.table:q} --json {output.json:q} 2>&1 | tee {log:q}"

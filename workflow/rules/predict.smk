@@ -6,7 +6,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl and its .proven
 
 
 rule predict:
-    """The text and the labels' log-probabilities for each test item, with the settings under `predict:`."""
+    """The text and, of a closed set, the labels' log-probabilities for each test item, with the settings under `predict:`."""
     input:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
@@ -33,6 +33,7 @@ rule predict:
         base=subpath(input.base, parent=True),
         own_settings=own_settings("predict"),
         settings=settings("predict"),
+        task=task("labels"),
         work_dir=subpath(output.predictions, parent=True),
     shell:
         "{params.origin} {params.on_gpus} torchrun --standalone --nproc-per-node {params.devices} {params.script:q}"
@@ -40,6 +41,6 @@ rule predict:
         " --base {params.base:q}"
         " --adapter {input.adapter:q}"
         " --test {input.test:q}"
-        " --settings {params.settings:q}"
+        " --settings {params.settings:q} {params.task}"
         " --work-dir {params.work_dir:q}/prediction"
         " --output {output.predictions:q} &> {log:q}"

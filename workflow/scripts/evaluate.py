@@ -1,74 +1,72 @@
-"""Scores predictions against PubMedQA's gold answers (final_decision).
+"""Scores predictions against the items' gold answers.
 
-Two readings of each prediction: by score, the label with the highest log-probability; by text, the generated answer,
-which counts as wrong and is counted where it is malformed (see pubmedqa.read_answer). Macro-F1 is the mean of the three
-labels' F1; macro_f1_official is what PubMedQA's evaluation.py says of the texts: to it a malformed answer is a label of
-its own, with an F1 of 0. Items are paired by pmid, never by line.
+Of a closed set of labels each prediction has two readings: by score, the label with the highest log-probability, which
+is the sum over the label's tokens; by text, the generated answer, which counts as wrong and is counted where it is none
+of the labels (see answers.read_answer). Where labels differ in their numbers of tokens there is a third, the label with
+the highest mean over its tokens; what is called accuracy is by the sum, which alone is a probability. Macro-F1 is the
+mean of the labels' F1; macro_f1_official is what PubMedQA's evaluation.py says of the texts: to it a malformed answer
+is a label of its own, with an F1 of 0.
+Free text has exact match, token F1 and ROUGE-L. Items are paired by their ids, never by line; those without a gold
+answer are not scored.
 """
 
 import argparse
-import math
 import sys
-from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 from common.files import read_json, read_jsonl, write_json
+from common.items import id_of
 from common.provenance import check, describe
-from common.pubmedqa import LABELS, read_answer
-from evaluation.metrics import TEXT_METRICS, calibration, figures
-from scipy.special import softmax
+from evaluation.answers import Task, has_answer, read_labels, refuse_what_does_not_fit
+from evaluation.metrics import MALFORMED, METRICS, TEXT_METRICS, calibration, figures
+from evaluation.text_metrics import FREE_TEXT_METRICS, text_figures
 from sklearn.metrics import accuracy_score
 
 
-def refuse_what_does_not_fit(predictions, pmids, items):
-    """ValueError unless predictions are of pmids, each once, and all labels are PubMedQA's."""
-    times = Counter(row["pmid"] for row in predictions)
-    if unknown := next((pmid for pmid in times if pmid not in pmids), None):
-        raise ValueError(f"{unknown} is none of the {len(pmids)} test items")
-    if missing := next((pmid for pmid in pmids if pmid not in times), None):
-        raise ValueError(f"has no prediction of {missing}, one of the {len(pmids)} test items")
-    if doubled := next((pmid for pmid in times if times[pmid] > 1), None):
-        raise ValueError(f"has {times[doubled]} predictions of {doubled}")
-    for pmid in pmids:
-        for key in ("final_decision", "reasoning_required_pred"):
-            if items[pmid][key] not in LABELS:
-                raise ValueError(f"{key} of {pmid} is '{items[pmid][key]}', none of {', '.join(LABELS)}")
-    for row in predictions:
-        if set(row["logprob"]) != set(LABELS):
-            labels = f"{', '.join(row['logprob'])} instead of {', '.join(LABELS)}"
-            raise ValueError(f"has log-probabilities of {labels} for {row['pmid']}")
-        if not all(map(math.isfinite, row["logprob"].values())):
-            raise ValueError(f"the log-probabilities of {row['pmid']} are not finite: did the model overflow?")
-
-
-def evaluate(predictions, test, items, label):
-    """predictions and test: rows of the JSON Lines; items: {pmid: item}, the whole test set; label: what was learnt."""
-    pmids = [row["pmid"] for row in test]
-    refuse_what_does_not_fit(predictions, pmids, items)
-    by_pmid = {row["pmid"]: row for row in predictions}
-    answers = {
-        pmid: {
-            "gold": items[pmid]["final_decision"],
-            "human": items[pmid]["reasoning_required_pred"],
-            "score": max(LABELS, key=by_pmid[pmid]["logprob"].get),
-            "text": read_answer(by_pmid[pmid]["pred"]),
-            "probability": softmax([by_pmid[pmid]["logprob"][label] for label in LABELS]).tolist(),  # among LABELS
-        }
-        for pmid in pmids
-    }
+def figures_of_labels(answers, labels):
     gold, by_score, by_text, probability = (
-        [answer[key] for answer in answers.values()] for key in ("gold", "score", "text", "probability")
+        [answer[key] for answer in answers] for key in ("gold", "score", "text", "probability")
     )
-    texts = [text or "malformed" for text in by_text]
-    metrics = {
-        "test_set": f"all {len(items)}" if len(pmids) == len(items) else f"{len(pmids)} of {len(items)}, stratified",
-        **figures(gold, [by_score]),
-        **{f"{key}_text": value for key, value in figures(gold, [by_text]).items()},
-        **{name: metric.function(gold, texts) for name, metric in TEXT_METRICS.items()},
-        **calibration(gold, probability),
-    }
-    if label != "final_decision":
-        metrics[f"agreement_{label}"] = accuracy_score([items[pmid][label] for pmid in pmids], by_score)
+    readings = {"": by_score, "_text": by_text}
+    if "per_token" in answers[0]:
+        readings["_per_token"] = [answer["per_token"] for answer in answers]
+    found = {}
+    for reading, given in readings.items():
+        found |= {f"{key}{reading}": value for key, value in figures(gold, [given], labels).items()}
+    texts = [text or MALFORMED for text in by_text]
+    found |= {name: metric.function(gold, texts) for name, metric in TEXT_METRICS.items()}
+    return found | calibration(gold, probability, labels)
+
+
+def evaluate(predictions, test, items, task, label="", label_tokens=None):
+    """predictions and test: rows of the JSON Lines; items: {id: item}, the whole test set; label: what was learnt;
+    label_tokens: {label: how many}, to read by the mean per token, too."""
+    rows, by_id = {id_of(row): row for row in test}, {id_of(row): row for row in predictions}
+    refuse_what_does_not_fit(predictions, rows, items, task)
+    scored = [id for id in rows if has_answer(items[id], task)]
+    test_set = f"all {len(items)}" if len(rows) == len(items) else f"{len(rows)} of {len(items)}, stratified"
+    if len(scored) < len(rows):
+        test_set = f"{len(scored)} with an answer of {test_set}"
+    metrics = {"labels": task.labels, "test_set": test_set}
+    if task.labels is None:
+        answers = {id: {"gold": items[id][task.gold], "text": by_id[id]["pred"].strip()} for id in scored}
+        for answer in answers.values():
+            found = {
+                name: metric.function(answer["gold"], answer["text"]) for name, metric in FREE_TEXT_METRICS.items()
+            }
+            answer |= found
+        values = {name: [[answer[name] for answer in answers.values()]] for name in FREE_TEXT_METRICS}
+        return metrics | text_figures(values) | {"answers": answers}
+    differ = len({*(label_tokens or {}).values()}) > 1
+    answers = {id: read_labels(items[id], by_id[id], task, label_tokens if differ else None) for id in scored}
+    metrics |= figures_of_labels([*answers.values()], task.labels)
+    if "pmid" not in test[0]:
+        del metrics["macro_f1_official"]  # it is PubMedQA's
+    learnt, gold = [rows[id].get("output") for id in scored], [answer["gold"] for answer in answers.values()]
+    if learnt != gold:
+        by_score = [answer["score"] for answer in answers.values()]
+        metrics[f"agreement_{label}"] = accuracy_score(learnt, by_score)
     return metrics | {"answers": answers}
 
 
@@ -92,24 +90,33 @@ def main():
     parser.add_argument("--predict-provenance", required=True, type=Path, help="written by predict.py")
     parser.add_argument("--train-provenance", nargs="?", type=Path, help="beside adapter.nemo; none: the base")
     parser.add_argument("--test", required=True, type=Path, help="JSON Lines with the items that were to be predicted")
-    parser.add_argument("--test-items", required=True, type=Path, help="JSON: {pmid: item}, the whole test set")
-    parser.add_argument("--label", required=True, help="the items' key that was the answer in training")
+    parser.add_argument("--test-items", required=True, type=Path, help="JSON: {id: item}, the whole test set")
+    parser.add_argument("--gold", required=True, help="the items' key with the gold answer")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="a closed set of answers; none: free text")
+    parser.add_argument("--human", help="the items' key with an annotator's answer")
+    parser.add_argument("--label", required=True, help="a name for what was the answer in training")
     parser.add_argument("--name", nargs="*", default=[], metavar="KEY=VALUE", help="kept in the output")
     parser.add_argument("--provenance", required=True, type=Path, help="where every step's is joined")
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
+    predictions, test, items = read_jsonl(args.predictions), read_jsonl(args.test), read_json(args.test_items)
     try:
-        metrics = evaluate(read_jsonl(args.predictions), read_jsonl(args.test), read_json(args.test_items), args.label)
         steps = join_provenance(args.train_provenance, args.predict_provenance, args.predictions, args.test)
+        task = Task(args.gold, args.labels, args.human)
+        metrics = evaluate(predictions, test, items, task, args.label, steps["predict"].get("label_tokens"))
     except ValueError as error:
         sys.exit(f"{args.predictions}: {error}.")
+    versions = {} if args.labels else {"torchmetrics": version("torchmetrics")}
     steps["evaluate"] = describe({"label": args.label}, {"test_items": args.test_items})
+    steps["evaluate"]["versions"] |= versions
     write_json(args.provenance, steps, indent=1)
     name = dict(name.split("=", 1) for name in args.name) | {"base": not args.train_provenance}
     name |= {"imported": steps["import_adapter"]["imported"]} if "import_adapter" in steps else {}
     name |= {key: steps.get("train_lora", {}).get(key) for key in ("validation_loss", "chosen")}
     write_json(args.output, name | metrics, indent=1)
-    print(f"{args.output}: accuracy {metrics['accuracy']:.1%}, macro-F1 {metrics['macro_f1']:.1%}")
+    main_figures = FREE_TEXT_METRICS if args.labels is None else METRICS
+    told = (f"{metric.headings['']} {metrics[name]:.1%}" for name, metric in main_figures.items() if metric.percent)
+    print(f"{args.output}: {', '.join(told)}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
     torchrun --standalone --nproc-per-node 4 predict.py --accelerator gpu --base … --adapter … --test … --settings …
 
-Writes one JSON line an item, in the test set's order: pmid, input, pred (greedy text), label (the item's answer) and
-logprob, the log-probability of each of yes, no and maybe, all its tokens, after the prompt.
+Writes one JSON line an item, in the test set's order: its id, input, pred (greedy text), label (the item's answer, null
+where it has none) and, with --labels, logprob: each label's log-probability after the prompt, the sum over its tokens.
+Where one label's tokens begin another's, the end of the text is scored with all of them. How many tokens of each label
+were scored stands in the provenance as label_tokens.
 Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.03 image), 2.0.0rc0 and 2.2.1.
 """
 
@@ -17,15 +19,16 @@ from pathlib import Path
 
 from common.code import digest
 from common.files import read_json, read_jsonl, write_json, write_jsonl
+from common.items import ID_KEYS
+from common.labels import told_apart
 from common.lock import hold
 from common.progress import Progress, say
 from common.provenance import record
-from common.pubmedqa import LABELS
 from nemo_image import setup
 from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.resume import fingerprint, prepare
-from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
+from nemo_image.setup import arguments, describe_machine, end_distributed, exit_all, on_first_rank, prepare_nemo
 
 
 def load_model(config):
@@ -52,9 +55,9 @@ def load_model(config):
     return model, fused
 
 
-def predict(config, batch_dir, known):
+def predict(config, labels, items, batch_dir, known):
     """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet.
-    Returns what to record."""
+    Returns what to record: how many tokens of each label are scored, and how many items were shortened."""
     import torch
     from megatron.core import parallel_state
     from nemo_image.predictor import Predictor
@@ -63,12 +66,19 @@ def predict(config, batch_dir, known):
     first = os.environ["RANK"] == "0"
     if first:
         say("predict", "the model is loaded")
-    room = config.settings.max_seq_length, config.settings.tokens_to_generate
+    dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]
+    # tokens as in training
+    labels = {label: dataset._process_example({"input": "", "output": label})["answer_ids"] for label in labels}
+    try:
+        labels = told_apart(labels, model.tokenizer.eos_id)
+    except ValueError as error:
+        exit_all(f"{config.settings.test}: {error}.")
+    read_on = max(config.settings.tokens_to_generate, *map(len, labels.values()), 0)
+    room = config.settings.max_seq_length, read_on
     file, shortened = fit(model.tokenizer, config.settings.test, *room, batch_dir.with_name("shortened.jsonl"))
-    model.cfg.data.test_ds.file_names = [str(file)]
-    dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]  # tokens as in training
-    prompts = [dataset[index]["context_ids"] for index in range(len(dataset))]
-    labels = {label: dataset._process_example({"input": "", "output": label})["answer_ids"] for label in LABELS}
+    items = read_jsonl(file) if shortened else items
+    # without the answer, which NeMo would make room for
+    prompts = [dataset._process_example({"input": item["input"], "output": ""})["context_ids"] for item in items]
     predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused)
     # Like lengths together: nothing is computed for padding. The longest first: if memory lacks, it does at once.
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
@@ -86,13 +96,19 @@ def predict(config, batch_dir, known):
     if first:
         progress.close()
     torch.distributed.barrier()  # rank 0 reads what all have written
-    return {"shortened": {"test": shortened}} if shortened else {}
+    facts = {"label_tokens": {label: len(ids) for label, ids in labels.items()}} if labels else {}
+    return facts | ({"shortened": {"test": shortened}} if shortened else {})
 
 
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--adapter", nargs="?", type=Path, help="written by train_lora.py; none: the base alone")
-    parser.add_argument("--test", required=True, type=Path, help="JSON Lines: input, output, pmid")
+    parser.add_argument(
+        "--test", required=True, type=Path, help="JSON Lines: input, pmid or id and, where known, output"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", default=[], metavar="LABEL", help="a closed set of answers; none: free text"
+    )
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `predict:` settings")
     parser.add_argument("--work-dir", required=True, type=Path, help="batches that are done; removed at the end")
     parser.add_argument("--output", required=True, type=Path)
@@ -115,7 +131,9 @@ def main():
     def prepare_work_dir():
         hold(args.work_dir.with_name(f"{args.work_dir.name}.lock"), partial(say, "predict"))
         # with the code: an edit repeats the prediction, also one that was interrupted
-        mark = fingerprint([args.settings, args.accelerator, digest(__file__)], filter(None, inputs.values()))
+        mark = fingerprint(
+            [args.settings, args.accelerator, args.labels, digest(__file__)], filter(None, inputs.values())
+        )
         prepare(args.work_dir, 1, mark)
         batch_dir.mkdir(exist_ok=True)
 
@@ -125,13 +143,14 @@ def main():
     if known and os.environ["RANK"] == "0":
         say("predict", f"continues after {len(known)} batches")
     prepare_nemo(args.accelerator, args.base)
-    facts = predict(config, batch_dir, known)
+    items, rows = read_jsonl(args.test), {}
+    facts = predict(config, args.labels, items, batch_dir, known)
     if os.environ["RANK"] == "0":
-        items, rows = read_jsonl(args.test), {}
         for file in batch_dir.glob("*.json"):
             for index, text, scores in read_json(file):
-                row = {key: items[index][key] for key in ("pmid", "input")}
-                rows[index] = row | {"pred": text, "label": items[index]["output"], "logprob": scores}
+                row = {key: items[index][key] for key in (*ID_KEYS, "input") if key in items[index]}
+                rows[index] = row | {"pred": text, "label": items[index].get("output")}
+                rows[index] |= {"logprob": scores} if args.labels else {}
         if sorted(rows) != list(range(len(items))):
             sys.exit(f"{args.test}: {len(items)} items, but predictions of {len(rows)}")
         write_jsonl(args.output, [rows[index] for index in range(len(items))])

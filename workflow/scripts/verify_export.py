@@ -18,6 +18,7 @@ import peft
 import torch
 import transformers
 from common.files import read_jsonl, replacing
+from common.labels import told_apart
 from common.progress import Progress
 from model_formats.snapshot import Snapshot
 
@@ -54,7 +55,8 @@ class Asker:
         for row in rows:
             prompt = self.ids(row["input"].strip(" "))
             labels = {label: self.ids(f"{row['input'].strip(' ')} {label}") for label in row.get("logprob", ())}
-            self.items.append((prompt, {label: ids[len(prompt) :] for label, ids in labels.items()}))
+            labels = {label: ids[len(prompt) :] for label, ids in labels.items()}
+            self.items.append((prompt, told_apart(labels, tokenizer.eos_token_id)))
 
     def ids(self, text):
         return self.tokenizer(text, add_special_tokens=False).input_ids

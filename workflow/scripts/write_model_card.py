@@ -63,7 +63,10 @@ def compare(own, base):
     lines = {"this adapter": scored, "the base model alone": base and answers(base, "score")}
     for name, given in (lines | {f"the most frequent answer, {most}": [most] * len(gold)}).items():
         if given:
-            found, difference = figures(gold, [given]), correctness(gold, [scored]) - correctness(gold, [given])
+            found, difference = (
+                figures(gold, [given], own["labels"]),
+                correctness(gold, [scored]) - correctness(gold, [given]),
+            )
             row = [name, *(with_interval(found[key], found[f"{key}_interval"]) for key in ("accuracy", "macro_f1"))]
             by = with_interval(difference.mean(), bootstrap_interval(np.mean, difference), "+")
             yield [*row, "" if given is scored else by]
@@ -125,11 +128,9 @@ def main():
     model, dataset = args.sources["model"], args.sources["dataset"]
     kinds = yaml.safe_load(DATASETS.read_text(encoding="utf-8"))
     data = next(words for kind, words in kinds.items() if kind in dataset) | {"revision": dataset.get("revision")}
-    others = {words["name"] for words in kinds.values()} - {data["name"]}
     licences = yaml.safe_load(LICENCES.read_text(encoding="utf-8"))
-    licences = [entry for entry in licences if entry.get("of") in {None, *model.values()}]
-    licences = [entry for entry in licences if entry["name"] not in others]
-    of_base = next((entry for entry in licences if "of" in entry), {})
+    licences = [entry for entry in licences if entry.get("of") in {None, data["name"], *model.values()}]
+    of_base = next((entry for entry in licences if entry.get("of") in model.values()), {})
     base = {"place": lora["base_model_name_or_path"], "revision": lora["revision"]}
     base["origin"] = "a GGUF file" if "gguf" in model else "a directory"
     base["name"] = base["place"] if base["revision"] else of_base.get("name", name["model"])

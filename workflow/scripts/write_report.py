@@ -6,24 +6,22 @@ input gives the same file.
 
 import argparse
 import csv
-import datetime
 import json
 from pathlib import Path
 
 import yaml
 from common.files import read_json, read_jsonl, replacing
-from evaluation.metrics import HEADINGS
+from common.items import id_of
+from common.pubmedqa import is_official
+from evaluation.facts import costs, provenance, settings, show
 from evaluation.pictures import draw
+from evaluation.table import HEADINGS
+from evaluation.text_metrics import MAIN
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 TEMPLATE = Path(__file__).parent / "../report/report.html.j2"
 LICENCES = Path(__file__).parent / "../report/licences.yaml"
 ERRORS = 3  # shown of each run
-FILES = {
-    "train_lora": "adapter.nemo",
-    "import_adapter": "adapter.nemo",
-    "predict": "predictions.jsonl",
-}  # a step's result
 
 
 class Model:
@@ -35,14 +33,19 @@ class Model:
         self.file, self.name = file, f"{self.metrics['run']}, fold {self.metrics['fold']}, seed {self.metrics['seed']}"
 
     def predictions(self):
-        """{pmid: its line}, in the test set's order. Read when asked for: a run of ten folds needs one model's."""
-        return {row["pmid"]: row for row in read_jsonl(self.file.with_name("predictions.jsonl"))}
+        """{id: its line}, in the test set's order. Read when asked for: a run of ten folds needs one model's."""
+        return {id_of(row): row for row in read_jsonl(self.file.with_name("predictions.jsonl"))}
 
 
 def read_table(file):
     """accuracy.tsv as {(data set, run): {column: cell}}."""
     with open(file, encoding="utf-8", newline="") as lines:
         return {(row["dataset"], row["run"]): row for row in csv.DictReader(lines, delimiter="\t")}
+
+
+def main_figure(line):
+    """The key of what runs are compared by."""
+    return "accuracy" if "accuracy" in line else MAIN
 
 
 def against(line, other, cells, comparisons):
@@ -54,8 +57,8 @@ def against(line, other, cells, comparisons):
     better = "significantly better than" if found["difference"] > 0 else "significantly worse than"
     verdict = better if found["p_holm"] < 0.05 else "not significantly different from"
     name = "the most frequent answer" if other == "majority" else f"the untuned {other}"
-    accuracy = cells[line["dataset"], other]["accuracy"]
-    return f"{verdict} {name} ({accuracy} %, p = {found['p_holm']:.2g})"
+    figure = cells[line["dataset"], other][main_figure(line)]
+    return f"{verdict} {name} ({figure} %, p = {found['p_holm']:.2g})"
 
 
 def findings(result, cells):
@@ -63,85 +66,35 @@ def findings(result, cells):
     bases = {(line["model"], line["dataset"]): line["run"] for line in result["runs"] if line["base"]}
     lines = [line for line in result["runs"] if "by_model" in line]  # no ensembles
     for line in [line for line in lines if not line["base"]] or lines:
-        row = cells[line["dataset"], line["run"]]
+        row, key = cells[line["dataset"], line["run"]], main_figure(line)
         others = bases.get((line["model"], line["dataset"])), "majority"
         told = [against(line, other, cells, result["comparisons"]) for other in others]
-        interval = f"{row['accuracy']} % (95 % interval {row['accuracy_low']} to {row['accuracy_high']})"
-        yield line["run"], f"{interval}: {' and '.join(filter(None, told))}."
+        article = "an" if key == "accuracy" else "a"
+        interval = f"{row[key]} % (95 % interval {row[f'{key}_low']} to {row[f'{key}_high']})"
+        words = ": ".join(filter(None, [interval, " and ".join(filter(None, told))]))
+        yield line["run"], f"{article} {HEADINGS[key]} of {words}."
 
 
 def errors(model, items):
-    """The wrong answers, by score, that the model was surest of, and how many there are of them."""
+    """The wrong answers, by score, that the model was surest of, or the texts that are least like the gold answer, and
+    how many there are of either."""
     answers, predictions = model.metrics["answers"], model.predictions()
-    wrong = [pmid for pmid, answer in answers.items() if answer["score"] != answer["gold"]]
-    wrong.sort(key=lambda pmid: (-max(answers[pmid]["probability"]), pmid))
-    shown = [
-        answers[pmid]
-        | {"pmid": pmid, "question": items[pmid]["QUESTION"], "pred": predictions[pmid]["pred"]}
-        | {"contexts": list(zip(items[pmid]["LABELS"], items[pmid]["CONTEXTS"], strict=True))}
-        for pmid in wrong[:ERRORS]
-    ]
-    return {"model": model.name, "wrong": len(wrong), "items": len(answers), "shown": shown}
+    if closed := model.metrics["labels"] is not None:
+        wrong = [id for id, answer in answers.items() if answer["score"] != answer["gold"]]
+        wrong.sort(key=lambda id: (-max(answers[id]["probability"]), id))
+    else:
+        wrong = [id for id, answer in answers.items() if answer["exact_match"] < 1]
+        wrong.sort(key=lambda id: (answers[id][MAIN], id))
+    shown = [answers[id] | {"id": id} | asked(items[id], predictions[id]) for id in wrong[:ERRORS]]
+    return {"model": model.name, "wrong": len(wrong), "items": len(answers), "shown": shown, "closed": closed}
 
 
-def show(value):
-    """A setting as config.yaml would have it."""
-    if isinstance(value, list):
-        return ", ".join(value) or "–"
-    return "–" if value is None else value if isinstance(value, str) else json.dumps(value)
-
-
-def settings(runs):
-    """{key: each run's value} of what training and prediction were told. runs: {run: its models}."""
-    told = [{} for _ in runs]
-    for values, (first, *_) in zip(told, runs.values()):
-        for step in ("train_lora", "import_adapter", "predict"):
-            values |= first.provenance.get(step, {}).get("settings", {})
-        values["label"] = first.metrics["label"]
-        values.pop("seed", None)
-    return {key: [show(values.get(key)) for values in told] for key in sorted(set().union(*told))}
-
-
-def costs(runs):
-    """For each run and step what its models took together, and the memory of the one that took most."""
-    for run, models in runs.items():
-        for name in ("train_lora", "predict", "evaluate"):
-            steps = [model.provenance[name] for model in models if name in model.provenance]
-            if not steps:
-                continue
-            gpus = sorted({gpu for step in steps for gpu in step.get("gpus", [])})
-            devices = steps[0]["settings"].get("devices", 1)
-            seconds = sum(step["seconds"] for step in steps)
-            yield {
-                "run": run,
-                "step": name,
-                "jobs": len(steps),
-                "attempts": sum(len(step.get("attempts", [0])) for step in steps),
-                "hardware": f"{devices} × {', '.join(gpus) or 'CPU process'}",
-                "time": datetime.timedelta(seconds=round(seconds)),
-                "memory": max(step["peak_memory_mb"] for step in steps),
-                "gpu_memory": max(step.get("peak_gpu_memory_mb") or 0 for step in steps),
-                "gpu_hours": f"{devices * seconds / 3600 if gpus else 0:.2f}",
-            }
-
-
-def provenance(models):
-    """Commits, images and versions of all steps, and the checksums of each model's files."""
-    steps = [step for model in models for step in model.provenance.values()]
-    packages = sorted({package for step in steps for package in step["versions"]})
-    found = {"workflow, commit": {step["workflow"] or "not known: not a git repository" for step in steps}}
-    found["image"] = {f"{step['image']}, sha256 {step['image_sha256']}" for step in steps if step["image"]} or {"none"}
-    for package in packages:
-        found[package] = {step["versions"][package] for step in steps if package in step["versions"]}
-    sums = {}  # (model, file): sha256
-    for model in models:
-        for name, step in model.provenance.items():
-            for file, digest in step["sha256"].items():
-                sums[model.name, FILES[name] if file == "result" else file] = digest
-    return {
-        "facts": {name: ", ".join(sorted(values)) for name, values in found.items()},
-        "sums": [(model, file, digest) for (model, file), digest in sums.items() if file != "adapter"],
-    }
+def asked(item, prediction):
+    """What the model was asked: PubMedQA's question and contexts, of other data the prompt."""
+    if "pmid" not in prediction:
+        return {"input": prediction["input"], "pred": prediction["pred"]}
+    contexts = list(zip(item["LABELS"], item["CONTEXTS"], strict=True))
+    return {"question": item["QUESTION"], "contexts": contexts, "pred": prediction["pred"]}
 
 
 def main():
@@ -162,8 +115,13 @@ def main():
     for model in models:
         runs.setdefault(model.metrics["run"], []).append(model)
     used = {str(value) for kind in args.sources.values() for entry in kind.values() for value in entry.values()}
-    licences = yaml.safe_load(LICENCES.read_text(encoding="utf-8"))
-    simulated = [name for name, entry in args.sources["datasets"].items() if "simulate" in entry]
+    datasets, licences = args.sources["datasets"], yaml.safe_load(LICENCES.read_text(encoding="utf-8"))
+    official, simulated = (
+        [name for name, entry in datasets.items() if kind(entry)] for kind in (is_official, lambda e: "simulate" in e)
+    )
+    used |= {"PubMedQA"} if official else set()
+    firsts = {model.metrics["dataset"]: model for model in reversed(models)}
+    prompts = [(name, next(iter(firsts[name].predictions().items()))) for name in sorted(firsts)]
     curves = {run: [m.provenance.get("train_lora", {}).get("curve") for m in of_run] for run, of_run in runs.items()}
     page = {
         "result": result,
@@ -171,10 +129,13 @@ def main():
         "headings": HEADINGS,
         "sources": args.sources,
         "simulated": simulated,
+        "official": official,
+        "titles": list(dict.fromkeys("PubMedQA" if name in official else name for name in datasets)),
+        "show": show,
         "findings": list(findings(result, cells)),
-        "pictures": draw(result, curves, simulated),
+        "pictures": draw(result, curves, official),
         "errors": [errors(of_run[0], items[of_run[0].metrics["dataset"]]) for of_run in runs.values()],
-        "prompt": next(iter(models[0].predictions().values())),
+        "prompts": prompts,
         "runs": list(runs),
         "older_losses": [m.name for m in models if m.provenance.get("train_lora", {"loss": ""}).get("loss") is None],
         "settings": settings(runs),

@@ -1,4 +1,4 @@
-"""PubMedQA's vocabulary: the labels, the prompt, how an answer is read. Standard library only.
+"""PubMedQA's vocabulary: the labels, the prompt, which data set it is. Standard library only.
 
 An item is one entry of PubMedQA's JSON: QUESTION, CONTEXTS (a list of paragraphs), LABELS (their headings),
 final_decision (the gold answer), reasoning_required_pred and reasoning_free_pred (one annotator's answers).
@@ -20,11 +20,6 @@ def prompt(item):
     return fill(PROMPT, item)
 
 
-def read_answer(text):
-    """The label that a generated text states, or None where it is malformed.
-
-    Stripped, case-folded, without one final full stop, the text must equal a label: "Yes." is yes, "not sure" and
-    "no, because …" are malformed.
-    """
-    answer = text.strip().casefold().removesuffix(".")
-    return answer if answer in LABELS else None
+def is_official(dataset):
+    """Whether an entry under datasets: is PubMedQA itself: no made-up items in its format, and no other data."""
+    return not dataset.keys().isdisjoint(("revision", "directory"))

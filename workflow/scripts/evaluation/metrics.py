@@ -1,4 +1,4 @@
-"""The figures of answers: METRICS with intervals, figures by label, calibration.
+"""The figures of answers that are one of a closed set of labels: METRICS with intervals, figures by label, calibration.
 
 Intervals are of 95 %: Wilson's for one model's accuracy, else by bootstrap over the items.
 """
@@ -8,28 +8,27 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from common.pubmedqa import LABELS
 from evaluation.significance import bootstrap_interval
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, f1_score
 from sklearn.metrics import precision_recall_fscore_support as precision_recall_f1
 from statsmodels.stats.proportion import proportion_confint
 
 BINS = 10  # of the reliability diagram
-ANSWERS = (*LABELS, "malformed")
+MALFORMED = "malformed"  # a generated text that is none of the labels
 macro_f1 = partial(f1_score, average="macro", zero_division=0)
 
 
-def mean_macro_f1(gold, models):
+def mean_macro_f1(gold, models, number):
     """A statistic for bootstrap_interval, of the items' places: macro-F1, the models' mean, of many resamples at once.
 
-    gold, [items], and models, [models, items]: labels as their places in LABELS. A resample counts each item as often
-    as it was drawn, so that thousands of models take a product of matrices.
+    gold, [items], and models, [models, items]: labels as their places among the `number` of them. A resample counts
+    each item as often as it was drawn, so that thousands of models take a product of matrices.
     """
 
     def statistic(places, axis=-1):
         times = np.apply_along_axis(np.bincount, axis, places, minlength=len(gold)).astype(float)
         f1 = []
-        for label in range(len(LABELS)):
+        for label in range(number):
             is_gold, given = gold == label, (models == label).T
             of_either = (times @ is_gold)[..., None] + times @ given
             f1.append(2 * (times @ (is_gold[:, None] & given)) / np.maximum(of_either, 1))
@@ -38,9 +37,10 @@ def mean_macro_f1(gold, models):
     return statistic
 
 
-def macro_f1_interval(gold, models):
-    codes = np.array([[ANSWERS.index(answer) for answer in answers] for answers in (gold, *models)], np.int8)
-    return bootstrap_interval(mean_macro_f1(codes[0], codes[1:]), np.arange(len(gold)))
+def macro_f1_interval(gold, models, labels):
+    places = {answer: place for place, answer in enumerate((*labels, MALFORMED))}
+    codes = np.array([[places[answer] for answer in answers] for answers in (gold, *models)])
+    return bootstrap_interval(mean_macro_f1(codes[0], codes[1:], len(labels)), np.arange(len(gold)))
 
 
 def correctness(gold, models):
@@ -82,53 +82,61 @@ class Metric(NamedTuple):
     headings: dict  # in the report and the printed table, {suffix of the column: words}; none: in accuracy.tsv only
     interval: Callable | None = None  # of gold labels and each model's answers
     percent: bool = True  # in the tables
+    labels: bool = False  # both functions take labels=, the whole set, of which some may be nobody's answer
 
+    def of(self, function, gold, answers, labels):
+        return function(gold, answers, **({"labels": labels} if self.labels else {}))
+
+
+HEADINGS_OF_ACCURACY = {"": "accuracy", "_sd": "sd", "_text": "accuracy of text", "_per_token": "accuracy per token"}
 
 # A metric is one entry here: accuracy.tsv, accuracy.json, the printed table and the report have it then.
 METRICS = {  # by score, and by text as …_text; a run has its models' mean, and their standard deviation as …_sd
-    "accuracy": Metric(accuracy_score, {"": "accuracy", "_sd": "sd", "_text": "accuracy of text"}, accuracy_interval),
-    "macro_f1": Metric(partial(macro_f1, labels=LABELS), {"": "macro-F1"}, macro_f1_interval),
+    "accuracy": Metric(accuracy_score, HEADINGS_OF_ACCURACY, accuracy_interval),
+    "macro_f1": Metric(macro_f1, {"": "macro-F1"}, macro_f1_interval, labels=True),
 }
 TEXT_METRICS = {  # of the generated text alone
     "macro_f1_official": Metric(macro_f1, {}),
-    "malformed": Metric(lambda gold, answers: answers.count("malformed"), {"": "malformed"}, percent=False),
+    "malformed": Metric(lambda gold, answers: answers.count(MALFORMED), {"": "malformed"}, percent=False),
 }
-PROBABILITY_METRICS = {  # of gold labels as places in LABELS, and the labels' probabilities, of all models together
+brier = partial(brier_score_loss, scale_by_half=False)  # from 0 to 2, also of two labels
+PROBABILITY_METRICS = {  # of gold labels as their places, and the labels' probabilities, of all models together
     "ece": Metric(ece, {}, percent=False),
-    "brier": Metric(partial(brier_score_loss, labels=range(len(LABELS))), {}, percent=False),  # from 0 to 2
+    "brier": Metric(brier, {}, percent=False, labels=True),
 }
-ALL = METRICS | TEXT_METRICS | PROBABILITY_METRICS
-PERCENT = tuple(name for name, metric in ALL.items() if metric.percent)
-HEADINGS = {name + suffix: words for name, metric in ALL.items() for suffix, words in metric.headings.items()}
 
 
-def score(gold, answers):
-    return {name: float(metric.function(gold, answers)) for name, metric in METRICS.items()}
+def score(gold, answers, labels):
+    return {name: float(metric.of(metric.function, gold, answers, labels)) for name, metric in METRICS.items()}
 
 
-def figures(gold, models):
+def figures(gold, models, labels):
     """METRICS are the models' means; their answers, labels or None, are put together for the figures by label."""
-    models = [[answer or "malformed" for answer in answers] for answers in models]
-    means = np.mean([list(score(gold, answers).values()) for answers in models], axis=0).tolist()
+    models = [[answer or MALFORMED for answer in answers] for answers in models]
+    means = np.mean([list(score(gold, answers, labels).values()) for answers in models], axis=0).tolist()
     found = {}
     for (name, metric), mean in zip(METRICS.items(), means):
         found[name] = mean
         if metric.interval:
-            found[f"{name}_interval"] = metric.interval(gold, models)
+            found[f"{name}_interval"] = metric.of(metric.interval, gold, models, labels)
     golds, answers = gold * len(models), [answer for answers in models for answer in answers]
-    by_label = zip(*precision_recall_f1(golds, answers, labels=LABELS, zero_division=0), strict=True)
-    counts = confusion_matrix(golds, answers, labels=ANSWERS).tolist()
+    by_label = zip(*precision_recall_f1(golds, answers, labels=labels, zero_division=0), strict=True)
+    possible = (*labels, MALFORMED)
+    counts = confusion_matrix(golds, answers, labels=possible).tolist()
     return found | {
         "by_label": {
             label: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "items": int(items)}
-            for label, (precision, recall, f1, items) in zip(LABELS, by_label)
+            for label, (precision, recall, f1, items) in zip(labels, by_label)
         },
-        "confusion": {label: dict(zip(ANSWERS, row)) for label, row in zip(LABELS, counts)},  # gold: {answer: count}
+        "confusion": {label: dict(zip(possible, row)) for label, row in zip(labels, counts)},  # gold: {answer: count}
     }
 
 
-def calibration(gold, probabilities):
+def calibration(gold, probabilities, labels):
     """How far the labels' probabilities, [items, labels], can be believed."""
-    codes, probabilities = np.array([LABELS.index(label) for label in gold]), np.array(probabilities)
-    found = {name: float(metric.function(codes, probabilities)) for name, metric in PROBABILITY_METRICS.items()}
+    codes, probabilities = np.array([labels.index(label) for label in gold]), np.array(probabilities)
+    found = {
+        name: float(metric.of(metric.function, codes, probabilities, range(len(labels))))
+        for name, metric in PROBABILITY_METRICS.items()
+    }
     return found | {"reliability_diagram": reliability_diagram(codes, probabilities)}

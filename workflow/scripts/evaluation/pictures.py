@@ -2,14 +2,18 @@
 
 import io
 import re
+import warnings
 
 import matplotlib
+from evaluation.table import HEADINGS
+from evaluation.text_metrics import MAIN
 from markupsafe import Markup, escape
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 INK, GREY, BLUE, ORANGE = "#111111", "#808080", "#3b82c4", "#d9772b"  # INK becomes the page's, the others read on both
 SHADES = LinearSegmentedColormap.from_list("shades", [(0.23, 0.51, 0.77, 0), (0.23, 0.51, 0.77, 0.6)])
+warnings.filterwarnings("ignore", "Glyph .* missing from font")  # labels in other scripts: the page's fonts have them
 matplotlib.rcParams |= {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -39,39 +43,43 @@ def subplots(width, height, *shape, **options):
     return figure, figure.subplots(*shape, **options)
 
 
-def forest(lines, references, published):
-    """Accuracies with their intervals, from above: lines, then published; references as vertical lines."""
+def forest(key, lines, references, published):
+    """A figure by its key with intervals, from above: lines, then published; references as vertical lines."""
     rows = [(line["run"], line, BLUE) for line in lines] + [(model["name"], model, GREY) for model in published]
     figure, axes = subplots(4.0, 0.9 + 0.24 * len(rows))
     for reference, style in zip(references, ("--", ":")):
-        label = f"{reference['run']} {100 * reference['accuracy']:.1f} %"
-        axes.axvline(100 * reference["accuracy"], color=ORANGE, linestyle=style, label=label)
+        label = f"{reference['run']} {100 * reference[key]:.1f} %"
+        axes.axvline(100 * reference[key], color=ORANGE, linestyle=style, label=label)
     for place, (_, line, colour) in enumerate(rows):
-        axes.plot([100 * end for end in line["accuracy_interval"]], [place, place], color=colour, linewidth=2)
-        axes.plot(100 * line["accuracy"], place, "s", color=colour, markersize=5)
+        axes.plot([100 * end for end in line[f"{key}_interval"]], [place, place], color=colour, linewidth=2)
+        axes.plot(100 * line[key], place, "s", color=colour, markersize=5)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("accuracy, %")
-    figure.legend(loc="outside upper right", ncols=2)
-    values = (f"{name} {line['accuracy']:.1%} ({{:.1%}} to {{:.1%}})" for name, line, _ in rows)
-    told = (text.format(*line["accuracy_interval"]) for text, (_, line, _) in zip(values, rows))
-    return svg(figure, f"Accuracy and 95 % interval: {', '.join(told)}.")
+    axes.set_xlabel(f"{HEADINGS[key]}, %")
+    if references:
+        figure.legend(loc="outside upper right", ncols=2)
+    values = (f"{name} {line[key]:.1%} ({{:.1%}} to {{:.1%}})" for name, line, _ in rows)
+    told = (text.format(*line[f"{key}_interval"]) for text, (_, line, _) in zip(values, rows))
+    return svg(figure, f"{HEADINGS[key][0].upper()}{HEADINGS[key][1:]} and 95 % interval: {', '.join(told)}.")
 
 
 def confusion(title, counts):
     """(title, picture). counts: {gold label: {answer: count}}."""
     rows = counts.values()
     answers = [answer for answer in next(iter(rows)) if answer in counts or any(row[answer] for row in rows)]
-    figure, axes = subplots(2.5, 2.3)
+    wide = max(0, len(answers) - 4) / 4  # of many labels each keeps its room
+    figure, axes = subplots(2.5 + wide, 2.3 + wide)
     table = [[row[answer] for answer in answers] for row in rows]
     shares = [[count / max(1, sum(row)) for count in row] for row in table]
     axes.pcolormesh(shares, cmap=SHADES, vmin=0, vmax=1)
     for y, row in enumerate(table):
         for x, count in enumerate(row):
-            axes.text(x + 0.5, y + 0.5, count, ha="center", va="center")
+            if count or not wide:
+                axes.text(x + 0.5, y + 0.5, count, ha="center", va="center")
     labels = [answer.replace("malformed", "mal-\nformed") for answer in answers]
-    axes.set_xticks([x + 0.5 for x in range(len(answers))], labels)
-    axes.set_yticks([y + 0.5 for y in range(len(counts))], counts)
+    long = len(answers) > 4 or max(len(line) for label in labels for line in label.split("\n")) > 6
+    axes.set_xticks([x + 0.5 for x in range(len(answers))], labels, rotation=90 if long else 0, parse_math=False)
+    axes.set_yticks([y + 0.5 for y in range(len(counts))], counts, parse_math=False)
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.set(xlabel="answer", ylabel="gold")
@@ -111,15 +119,17 @@ def reliability(title, bins):
     return title, svg(figure, f"{title}: {', '.join(told)}.")
 
 
-def draw(result, curves, simulated):
-    """All pictures, by section. result: accuracy.json; curves: {run: each model's}; simulated: names of data sets."""
+def draw(result, curves, official):
+    """All pictures, by section. result: accuracy.json; curves: {run: each model's}; official: data sets that are
+    PubMedQA itself."""
     forests = []
     for dataset in dict.fromkeys(line["dataset"] for line in result["runs"]):
         lines, references = (
             [line for line in result[key] if line["dataset"] == dataset] for key in ("runs", "references")
         )
-        published = [] if dataset in simulated else result["published"]["models"]  # theirs are PubMedQA's items
-        forests.append((dataset, forest(lines, references, published)))
+        published = result["published"]["models"] if dataset in official else []
+        key = "accuracy" if "accuracy" in lines[0] else MAIN
+        forests.append((dataset, HEADINGS[key], forest(key, lines, references, published)))
     return {
         "forests": forests,
         "confusions": [
@@ -130,6 +140,8 @@ def draw(result, curves, simulated):
         ],
         "curves": [learning_curve(run, list(filter(None, found))) for run, found in curves.items() if any(found)],
         "reliability": [
-            reliability(f"{line['run']}, ECE {line['ece']:.4g}", line["reliability_diagram"]) for line in result["runs"]
+            reliability(f"{line['run']}, ECE {line['ece']:.4g}", line["reliability_diagram"])
+            for line in result["runs"]
+            if "ece" in line
         ],
     }

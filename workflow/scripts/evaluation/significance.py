@@ -4,6 +4,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap, permutation_test
 
 RESAMPLES, SEED = 9999, 0
+AT_ONCE = 50_000_000  # values of resamples, so that a large test set fits into memory
 
 
 def bootstrap_interval(statistic, items):
@@ -11,7 +12,8 @@ def bootstrap_interval(statistic, items):
 
     Percentiles, not BCa: that has no value where all resamples agree, as of a model without a mistake.
     """
-    options = {"n_resamples": RESAMPLES, "rng": SEED, "vectorized": True, "batch": 1000}
+    batch = max(1, min(1000, AT_ONCE // len(items)))
+    options = {"n_resamples": RESAMPLES, "rng": SEED, "vectorized": True, "batch": batch}
     return list(map(float, bootstrap((items,), statistic, method="percentile", **options).confidence_interval))
 
 
@@ -22,7 +24,8 @@ def sign_flip_test(difference):
     no sign test can have less than 2 / 2**6.
     """
     differing = difference[difference.round(12) != 0]  # thirds that cancel out but for rounding are none
-    options = {"permutation_type": "samples", "n_resamples": RESAMPLES, "rng": SEED, "vectorized": True}
+    batch = max(1, min(RESAMPLES, AT_ONCE // max(1, len(differing))))
+    options = {"permutation_type": "samples", "n_resamples": RESAMPLES, "rng": SEED, "vectorized": True, "batch": batch}
     return float(permutation_test((differing,), np.mean, **options).pvalue) if len(differing) > 1 else 1.0
 
 

@@ -52,7 +52,7 @@ class Predictor:
     def __init__(self, model, labels, tokens_to_generate, flash):
         """labels: {label: its token ids}; flash: as of PackedAttention."""
         self.model, self.labels, self.tokens_to_generate = model, labels, tokens_to_generate
-        self.room = max(tokens_to_generate, *map(len, labels.values())) - 1  # tokens read after a prompt
+        self.room = max(tokens_to_generate, *map(len, labels.values()), 0) - 1  # tokens read after a prompt
         self.graphs = True  # where there is a GPU
         self.gpt = getattr(model.model, "module", model.model)  # without what casts to megatron_amp_O2's precision
         for layer in self.gpt.decoder.layers:
