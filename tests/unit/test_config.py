@@ -268,6 +268,9 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
         "runs.defaults.tensor_model_parallel_size: 3 does not divide the 4 devices"
     ),
     "runs: {defaults: [lora]}": ("runs.defaults: is not of the form of a run, as {devices: 1, train: {lr: 1.0e-4}}"),
+    "runs: {defaults: {adapter: {nemo: a.nemo}}}": (
+        "runs.defaults.adapter: stands in a run, which it makes another kind of run"
+    ),
     "runs: {defaults: {choose: [lora, tutorial]}}": (
         "runs.defaults.choose: stands in a run, which it makes another kind of run"
     ),

@@ -60,7 +60,7 @@ def write_card(tmp_path, monkeypatch):
         arguments += "--provenance", "provenance.json", "--train", "train.jsonl", "--val", "val.jsonl", "--metrics"
         arguments += *(f"metrics{number}.json" for number in range(len(models))), "--max-new-tokens", 20
         arguments += "--sources", json.dumps({"model": model, "dataset": dataset})
-        arguments += "--name", "run=lora", "fold=3", "seed=1", "model=mine", f"label={label}"
+        arguments += "--name", "run=lora", "fold=3", "seed=1", "model=mine", "dataset=own", f"label={label}"
         run_script("write_model_card.py", *arguments, "--output", peft / "README.md")
         return peft / "README.md"
 
@@ -118,8 +118,28 @@ def test_each_kind_of_data_has_its_words():
     words = yaml.safe_load((ROOT / "workflow/report/datasets.yaml").read_text())
     schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["$defs"]
     assert list(words) == [way["required"][0] for way in schema["dataset"]["oneOf"]]
-    for entry in words.values():
-        assert list(entry["answers"]) == schema["run"]["properties"]["label"]["enum"]
+    for kind, entry in words.items():
+        labels = ["answer"] if kind in ("items", "test") else schema["run"]["properties"]["label"]["enum"]
+        assert list(entry["answers"]) == labels
+
+
+@pytest.mark.parametrize("labels", [["yes", "no", "maybe"], None])
+def test_of_ones_own_data(write_card, labels):
+    """Nothing of an item stands in it, and nothing of PubMedQA; free text has metrics of its own."""
+    items = {f"{n}": {"answer": gold} for n, gold in enumerate(GOLD)}
+    rows = [{"id": id, "output": item["answer"]} for id, item in items.items()]
+    scores = {"yes": -1.0, "no": -2.0, "maybe": -3.0}
+    more = {"logprob": scores} if labels else {}
+    predictions = [{"id": row["id"], "pred": row["output"]} | more for row in rows]
+    found = evaluate(predictions, rows, items, Task("answer", labels))
+    entry = {"items": "secret/place.csv", "prompt": "Report: {text}\nIs it so? ", "answer": "answer"}
+    entry |= {"labels": labels} if labels else {}
+    card = write_card(entry, LOCAL, [found, found], "answer").read_text()
+    for word in ("PubMedQA", "clinical", "QUESTION:", "secret", "pmid", " 500 "):
+        assert word not in card
+    assert 'prompt = """Report: {text}\nIs it so? """' in card
+    assert ("| this adapter | 50.0 (" in card) == bool(labels) and ("exact match" in card) == (labels is None)
+    assert ModelCard(card).data.tags[:2] == ["lora", "nemo"]
 
 
 def test_what_else_it_tells(write_card):

@@ -45,7 +45,7 @@ def complete(config):
 
 def check(checks, name):
     """The data set's keys fit together; its files have the columns, where their first line tells, and are there: those
-    of the runs in the table, others may be of another machine."""
+    of the runs in the table. Others may be of another machine, those of a module made by its caller's rules."""
     entry, path = checks.config["datasets"][name], ["datasets", name]
     try:
         named = template.columns(entry.get("prompt", pubmedqa.PROMPT))
@@ -67,7 +67,7 @@ def check(checks, name):
     if entry["answer"] in named:
         checks.refuse([*path, "prompt"], f"has {{{entry['answer']}}}, which is the answer")
     runs = (checks.config["runs"].get(run, {}) for run in checks.config["targets"])
-    needed = any(run.get("dataset") == name for run in runs)
+    needed = not checks.module and any(run.get("dataset") == name for run in runs)
     for key in filter(entry.get, OWN):
         if needed or Path(entry[key]).is_file():
             check_file(checks, [*path, key], entry, named, answered=key != "test")

@@ -27,7 +27,7 @@ def share(runs, refuse):
         return
     if not isinstance(defaults, dict):
         refuse(["runs", "defaults"], "is not of the form of a run, as {devices: 1, train: {lr: 1.0e-4}}")
-    if "choose" in defaults:
-        refuse(["runs", "defaults", "choose"], "stands in a run, which it makes another kind of run")
+    for key in {"choose", "adapter"} & defaults.keys():
+        refuse(["runs", "defaults", key], "stands in a run, which it makes another kind of run")
     for name in runs:
         runs[name] = with_defaults(runs[name] or {}, defaults)

@@ -55,7 +55,7 @@ rule write_model_card:
         code=code("write_model_card"),
         sources=sources_of_run,
         max_new_tokens=of_run("{predict[tokens_to_generate]}"),
-        name=of_run("run={run} fold={fold} seed={seed} model={model} label={label}"),
+        name=of_run("run={run} fold={fold} seed={seed} model={model} dataset={dataset} label={label}"),
     shell:
         "python {params.script:q} --config {input.config:q} --adapter {input.adapter:q}"
         " --provenance {input.provenance:q} --train {input.train:q} --val {input.val:q} --metrics {input.metrics:q}"

@@ -14,6 +14,7 @@ import yaml
 from common.files import read_json, read_jsonl, replacing, sha256
 from evaluation.metrics import correctness, figures
 from evaluation.significance import bootstrap_interval
+from evaluation.text_metrics import FREE_TEXT_METRICS
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -72,10 +73,19 @@ def compare(own, base):
             yield [*row, "" if given is scored else by]
 
 
+def compare_texts(own, base):
+    """The same of free text: its metrics in place of accuracy and macro-F1, and no differences."""
+    for name, metrics in {"this adapter": own, "the base model alone": base}.items():
+        if metrics:
+            yield [name, *(with_interval(metrics[key], metrics[f"{key}_interval"]) for key in FREE_TEXT_METRICS)]
+
+
 def front_matter(base, data, licence, name, metrics):
     """The YAML at the top. What has no revision is not from the Hub, which would look for it there."""
     results = {"task_type": "text-generation", "dataset_type": data["hub"] or "other", "dataset_name": data["name"]}
-    figures = {"accuracy": ("accuracy", "accuracy"), "macro_f1": ("f1", "macro-F1")} if metrics else {}
+    figures = {"accuracy": ("accuracy", "accuracy"), "macro_f1": ("f1", "macro-F1")}
+    figures |= {"exact_match": ("exact_match", "exact match"), "token_f1": ("f1", "token F1")}
+    figures = {key: words for key, words in figures.items() if key in (metrics or {})}
     card = ModelCardData(
         base_model=base["name"] if base["revision"] else None,
         library_name="peft",
@@ -128,6 +138,8 @@ def main():
     model, dataset = args.sources["model"], args.sources["dataset"]
     kinds = yaml.safe_load(DATASETS.read_text(encoding="utf-8"))
     data = next(words for kind, words in kinds.items() if kind in dataset) | {"revision": dataset.get("revision")}
+    is_own = data["name"] is None
+    data["name"] = data["name"] or name["dataset"]
     licences = yaml.safe_load(LICENCES.read_text(encoding="utf-8"))
     licences = [entry for entry in licences if entry.get("of") in {None, data["name"], *model.values()}]
     of_base = next((entry for entry in licences if entry.get("of") in model.values()), {})
@@ -135,6 +147,8 @@ def main():
     base["origin"] = "a GGUF file" if "gguf" in model else "a directory"
     base["name"] = base["place"] if base["revision"] else of_base.get("name", name["model"])
     train, val = read_jsonl(args.train), read_jsonl(args.val)
+    most_common = Counter(row["output"] for row in train).most_common()
+    labels = dataset.get("labels") if is_own else [answer for answer, _ in most_common]
     own, base_alone = (*map(read_json, args.metrics), None, None)[:2]
     settings, files = provenance["settings"], [file for file in directory.iterdir() if file.name[0] != "."]
     card = {
@@ -153,14 +167,18 @@ def main():
         "settings": {key: show(value) for key, value in sorted(settings.items())},
         "dropout": settings["adapter_dropout"] if not lora["lora_dropout"] else 0,
         "items": {"train": len(train), "val": len(val)},
-        "answers": [answer for answer, _ in Counter(row["output"] for row in train).most_common()],
-        "example": val[0],
+        "answers": labels
+        if is_own
+        else [answer for answer, _ in Counter(row["output"] for row in train).most_common()],
+        "is_own": is_own,
+        "example": {"input": dataset["prompt"], "output": labels[0] if labels else "…"} if is_own else val[0],
         "tokens": special_tokens(directory),
         "dtype": DTYPES[str(settings["precision"])],
         "max_new_tokens": args.max_new_tokens,
         "vllm_rank": next((rank for rank in VLLM_RANKS if rank >= lora["r"]), None),
         "metrics": own,
-        "results": list(compare(own, base_alone)) if own else [],
+        "results": list((compare if own["labels"] else compare_texts)(own, base_alone)) if own else [],
+        "headings": [metric.headings[""] for metric in FREE_TEXT_METRICS.values()],
         "licences": licences,
         "licence": of_base.get("licence"),
         "sums": {file.name: sha256(file) for file in sorted(files) if file.name != args.output.name}

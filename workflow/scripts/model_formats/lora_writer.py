@@ -117,7 +117,7 @@ def peft_section(pairs, scale, snapshot):
 def write_adapter(file, config, pairs):
     """The tar of configuration and weights. Equal adapters are equal files."""
     weights = {
-        f"model.decoder.layers.{layer}.{PLACES[kind]}.adapter_layer.{kind}.{side}.weight": tensor.clone()
+        f"model.decoder.layers.{layer}.{PLACES[kind]}.adapter_layer.{kind}.{side}.weight": tensor.contiguous()
         for (layer, kind), pair in pairs.items()
         for side, tensor in zip(SIDES, pair)
     }
