@@ -187,7 +187,7 @@ READ_BY = {  # rules by what they read of others'
 NEUTRAL = {".rst": "\n.. edited\n", ".j2": "\n{# edited #}\n"}  # others: a comment
 
 CONFIG = """
-targets: [base, a, b, c, d]
+targets: [base, a, b, c, d, e, f]
 accelerator: cpu
 image: null
 models:
