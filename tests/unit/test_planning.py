@@ -5,12 +5,13 @@ import importlib
 import inspect
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT
 from snakemake.settings.types import DeploymentMethod
 
-from workflow.planning import Problem, container, machine, speed
+from workflow.planning import Problem, container, machine, speed, start
 from workflow.planning.config import Checks
 
 
@@ -87,6 +88,22 @@ def test_gpus_that_are_there(checks, torch):
     torch("cuda: Optional[str] = None\n")
     checks.config["image"] = "nemo_25.02.sif"  # which has a torch of its own
     machine.check_gpus(checks, ["runs", "four", "devices"], 4, 4)
+
+
+def test_gpus_of_predictions_are_their_own(checks, torch):
+    torch("cuda: Optional[str] = '12.8'\n")
+    checks.config["runs"]["four"]["predict"] = {"devices": 1}
+    rules = {name: name for name in ("train_lora", "predict", "verify_model", "predict_for_export")}
+
+    def check(rule):
+        job = SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=SimpleNamespace(run="four"))
+        dag = SimpleNamespace(needrun_jobs=lambda: [job])
+        start.check_jobs(SimpleNamespace(dag=dag, local_exec=True), checks, rules, None, 1)
+
+    for rule in ("predict", "predict_for_export"):
+        check(rule)
+    with pytest.raises(Problem, match="this machine has 1 GPUs"):
+        check("train_lora")
 
 
 @pytest.mark.parametrize(("name", "version"), [("nemo_24.03.sif", "24.03"), ("mine.sif", "25.02")])

@@ -18,7 +18,7 @@ def check_jobs(workflow, checks, rules, images, gpus):
         container.keep_checksum(image, images)
     if of_nemo and checks.config["accelerator"] == "gpu" and workflow.local_exec:
         asked = {(job.wildcards.run, job.rule.name) for job in of_nemo if job.rule.name != rules["verify_model"]}
-        shapes = [machine.devices(checks.config["runs"], run, rule == rules["predict"]) for run, rule in asked]
+        shapes = [machine.devices(checks.config["runs"], run, rule != rules["train_lora"]) for run, rule in asked]
         for devices, path in sorted(shapes)[-1:]:
             machine.check_gpus(checks, path, devices, gpus)
     if not workflow.local_exec:
