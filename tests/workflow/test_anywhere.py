@@ -32,8 +32,10 @@ def clone(tmp_path_factory):
 
 @pytest.fixture
 def mine(tmp_path):
-    """A directory with a configuration of its own."""
-    (tmp_path / "config").mkdir()
+    """A directory with a configuration of its own, and the snapshot that it names."""
+    for name in ("config", "tiny"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tiny/config.json").write_text("{}")
     (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(MINE))
     return tmp_path
 
