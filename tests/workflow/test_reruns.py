@@ -224,6 +224,8 @@ def empty(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("Snakefile", "tests/chain.yaml"):
         (tmp_path / os.path.basename(name)).symlink_to(ROOT / name)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny/config.json").write_text("{}")
     return tmp_path
 
 
