@@ -541,6 +541,7 @@ def test_target_that_is_no_file_from_here(checked):
     check_target("lora", runs, {}, directory, "--profile")
     there = str(Path.cwd() / one)
     assert said(check_target, there, runs, {}, directory) == f"{there}: a target is a path from here: {one}"
+    check_target(there, runs, {}, str(Path.cwd() / directory))  # where pathvars say so
 
 
 def test_the_command_line_has_the_last_word(checked):

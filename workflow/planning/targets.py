@@ -16,7 +16,7 @@ def check(target, runs, datasets, directory, before=""):
     if target in runs and (not before.startswith("-") or before in ("-n", "--dry-run")):
         one = f"{directory}/{target}/fold0/seed0/metrics.json"
         raise Problem(f"{target}: is a run and no target. Put it under targets:, or ask for a file of it: {one}")
-    if os.path.isabs(target) and Path(target).is_relative_to(Path.cwd() / directory):
+    if not os.path.isabs(directory) and os.path.isabs(target) and Path(target).is_relative_to(Path.cwd() / directory):
         raise Problem(f"{target}: a target is a path from here: {os.path.relpath(target)}")
     if Path(directory) not in Path(target).parents:
         return
