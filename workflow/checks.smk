@@ -23,7 +23,8 @@ def place(pattern):
 
 try:
     for file in FILES:
-        of_clone("planning.yaml_files").check(file)
+        if file != CONFIGFILE:  # that was checked before it was read
+            of_clone("planning.yaml_files").check(file)
     given = {} if IS_MODULE else workflow.config_settings.config
     checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)

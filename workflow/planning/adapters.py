@@ -68,9 +68,6 @@ def check(checks, name):
     """Refuses, of a run, what can be told without its weights. checks: of the configuration."""
     run = checks.config["runs"][name]
     path = ["runs", name, "adapter"]
-    for key in ("train", "choose"):
-        if key in run:
-            checks.refuse(path, f"stands beside {key}:; a run has one of them")
     for key in ("folds", "seeds"):
         if len(run[key]) > 1:
             checks.refuse(["runs", name, key], f"{len(run[key])} of them, but an adapter from elsewhere is one model")

@@ -14,6 +14,7 @@ from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
 from .schema import problems
 from .sweeps import unfold
+from .table import ADAPTED
 
 
 def is_package(name):
@@ -83,14 +84,16 @@ class Checks:
             if "start_from" in run.get("train", {}):
                 warm_start.check(self, name)
 
+    def is_needed(self, kind, name):
+        """Whether what a model or data set names on this machine must be there. It must for runs in the table; others
+        may be of another machine. Of a module, its caller may have rules that make it."""
+        runs = (self.config["runs"].get(run, {}) for run in self.config["targets"])
+        return not self.module and any(run.get(kind) == name for run in runs)
+
     def check_models(self):
-        """What is named on this machine is there, for the runs in the table; others may be of another machine. Of a
-        module, its caller may have rules that make it."""
-        if self.module:
-            return
-        runs = [self.config["runs"][name] for name in self.config["targets"]]
-        for name in {run["model"]: None for run in runs if run["model"] in self.config["models"]}:
-            model = self.config["models"][name]
+        for name, model in self.config["models"].items():
+            if not self.is_needed("model", name):
+                continue
             if "snapshot" in model and not Path(model["snapshot"], "config.json").is_file():
                 problem = f"{model['snapshot']}: no Hugging Face snapshot is there, as it has no config.json"
                 self.refuse(["models", name, "snapshot"], problem)
@@ -104,6 +107,9 @@ class Checks:
         for kind in ("model", "dataset"):
             if run[kind] not in self.config[f"{kind}s"]:
                 self.refuse([*path, kind], f"{run[kind]} is not among {kind}s: {', '.join(self.config[f'{kind}s'])}")
+        first, *others = [key for key in ADAPTED if key in run] or [None]
+        if others:
+            self.refuse([*path, others[-1]], f"stands beside {first}:; a run has one of them")
         datasets.check_run(self, name, run)
         devices, tp = run["devices"], run["tensor_model_parallel_size"]
         for place, ranks, number in shapes(name, run):
@@ -149,8 +155,6 @@ class Checks:
     def check_choice(self, name, run):
         """Validation losses compare only where model, items and answers are the same."""
         path = ["runs", name, "choose"]
-        if "train" in run:
-            self.refuse(path, "stands beside train:; a run has one of them")
         for candidate in run["choose"]:
             if candidate not in self.config["runs"] or "train" not in self.config["runs"][candidate]:
                 self.refuse(path, f"{candidate} is not among the runs that have train:")

@@ -44,8 +44,8 @@ def complete(config):
 
 
 def check(checks, name):
-    """The data set's keys fit together; its files have the columns, where their first line tells, and are there: those
-    of the runs in the table. Others may be of another machine, those of a module made by its caller's rules."""
+    """The data set's keys fit together; its files have the columns, where their first line tells, and are there where
+    they are needed."""
     entry, path = checks.config["datasets"][name], ["datasets", name]
     try:
         named = template.columns(entry.get("prompt", pubmedqa.PROMPT))
@@ -66,10 +66,8 @@ def check(checks, name):
         return
     if entry["answer"] in named:
         checks.refuse([*path, "prompt"], f"has {{{entry['answer']}}}, which is the answer")
-    runs = (checks.config["runs"].get(run, {}) for run in checks.config["targets"])
-    needed = not checks.module and any(run.get("dataset") == name for run in runs)
     for key in filter(entry.get, OWN):
-        if needed or Path(entry[key]).is_file():
+        if checks.is_needed("dataset", name) or Path(entry[key]).is_file():
             check_file(checks, [*path, key], entry, named, answered=key != "test")
 
 

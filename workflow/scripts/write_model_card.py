@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 from common.files import read_json, read_jsonl, replacing, sha256
+from evaluation.facts import show
+from evaluation.lines import column
 from evaluation.metrics import correctness, figures
 from evaluation.significance import bootstrap_interval
 from evaluation.text_metrics import FREE_TEXT_METRICS
@@ -52,16 +54,11 @@ def special_tokens(directory):
     return {name: token["content"] if isinstance(token, dict) else token for name, token in tokens.items()}
 
 
-def answers(metrics, key):
-    """A value of each item, in the order of the pmids."""
-    return [answer[key] for _, answer in sorted(metrics["answers"].items())]
-
-
 def compare(own, base):
     """Rows of the table of results: this adapter, the base alone, where it is given, and the most frequent answer."""
-    gold, scored = answers(own, "gold"), answers(own, "score")
+    (gold,), (scored,) = column([own], "gold"), column([own], "score")
     (most, _), *_ = Counter(gold).most_common(1)
-    lines = {"this adapter": scored, "the base model alone": base and answers(base, "score")}
+    lines = {"this adapter": scored, "the base model alone": base and column([base], "score")[0]}
     for name, given in (lines | {f"the most frequent answer, {most}": [most] * len(gold)}).items():
         if given:
             found, difference = (
@@ -107,13 +104,6 @@ def front_matter(base, data, licence, name, metrics):
 def hardware(provenance):
     gpus = ", ".join(sorted(set(provenance.get("gpus", []))))
     return f"{provenance['settings']['devices']} × {gpus}" if gpus else "a CPU"
-
-
-def show(value):
-    """A setting, as config.yaml would have it."""
-    if isinstance(value, list):
-        return ", ".join(value) or "–"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def main():
