@@ -180,9 +180,12 @@ def test_corrected_setting_is_taken_over(project):
     again = training(project)
     again.find("")
     assert again.is_finished()
+    write_json(project / "base/manifest.json", {"files": {}})
     again.take_over()
     assert (project / "adapter.nemo").read_text() == "right"
-    assert read_json(project / "adapter.provenance.json")["sha256"]["result"] == sha256(project / "adapter.nemo")
+    recorded = read_json(project / "adapter.provenance.json")["sha256"]
+    assert recorded["result"] == sha256(project / "adapter.nemo")
+    assert recorded["base_files"] == sha256(project / "base/manifest.json")
     assert training(project, lr=1e-2).is_finished()
 
 

@@ -82,6 +82,8 @@ def test_provenance(chain):
     assert train["sha256"]["result"] == predict["sha256"]["adapter"] == sha256(directory / "adapter.nemo")
     assert train["sha256"]["train"] == sha256(chain / "results/data/trials/final_decision/fold0/train-maybe2.jsonl")
     assert train["sha256"]["base"] == sha256(chain / "results/base/tiny/model_config.yaml")
+    listed = sha256(chain / "results/base/tiny/manifest.json")
+    assert train["sha256"]["base_files"] == predict["sha256"]["base_files"] == listed
     assert predict["sha256"]["result"] == sha256(directory / "predictions.jsonl")
     manifest = yaml.safe_load((chain / "results/base/tiny/model_config.yaml").read_text())["snapshot_manifest_sha256"]
     assert manifest == sha256(chain / "resources/hf/tiny/manifest.json")

@@ -50,6 +50,12 @@ def describe(settings, files):
     }
 
 
+def with_base_files(files):
+    """files, {name: path}: with the base's manifest, by whose one checksum all of the base's files are known."""
+    manifest = files["base"].with_name("manifest.json") if "base" in files else None
+    return files | {"base_files": manifest} if manifest and manifest.is_file() else files
+
+
 def record(result, settings, files, **more):
     """Writes {result}.provenance.json: how this process made it, on which GPUs."""
     import torch
@@ -57,7 +63,8 @@ def record(result, settings, files, **more):
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     names = [torch.cuda.get_device_name(gpu) for gpu in gpus]
     peak = torch.cuda.max_memory_allocated() // 10**6 if gpus else None
-    description = describe(settings, {**files, "result": result}) | {"gpus": names, "peak_gpu_memory_mb": peak, **more}
+    files = with_base_files(files) | {"result": result}
+    description = describe(settings, files) | {"gpus": names, "peak_gpu_memory_mb": peak, **more}
     write_json(Path(result).with_suffix(".provenance.json"), description, indent=1)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.files import read_json, replacing, sha256, size_of, write_json
 from common.later_keys import without_later_keys
+from common.provenance import with_base_files
 from nemo_image.resume import fingerprint
 from omegaconf import OmegaConf
 
@@ -94,7 +95,7 @@ class Training:
         with replacing(self.output) as partial:
             shutil.copyfile(self.adapter, partial)
         provenance = read_json(self.provenance)
-        provenance["sha256"] |= {name: sha256(file) for name, file in self.inputs.items()}
+        provenance["sha256"] |= {name: sha256(file) for name, file in with_base_files(self.inputs).items()}
         write_json(self.output.with_suffix(".provenance.json"), provenance, indent=1)
 
     def disk(self):
