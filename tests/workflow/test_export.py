@@ -66,9 +66,9 @@ def answered(request, inputs, tiny_mistral, tmp_path_factory):
     return directory
 
 
-def verified(answered, adapter, merged=None, items=8):
-    """What verify_export says, and whether it is content."""
-    rows = read_jsonl(answered / "predictions.jsonl")[:items]
+def verified(answered, adapter, merged=None, items=8, free=False):
+    """What verify_export says, and whether it is content; free: of the texts alone, as where there are no labels."""
+    rows = [{**row, "logprob": {}} if free else row for row in read_jsonl(answered / "predictions.jsonl")[:items]]
     assert len(rows) == items
     return compare(ask_all(Snapshot(answered / "snapshot"), adapter, merged, rows, 4))
 
@@ -111,11 +111,18 @@ def test_peft_answers_as_nemo_does(answered, tmp_path):
     said, good = verified(answered, answered / "peft")
     assert good, said
     assert float(re.search(r"peft and nemo differ by (\S+) and in 0 of 8 texts", said)[1]) < 1e-4
+    said, good = verified(answered, answered / "peft", free=True)
+    assert good and "log-probabilities by up to 0.0e+00 and " in said, said
     wrong = {name: changed(answered / "peft", tmp_path / name, change) for name, change in WRONG.items()}
     alpha = read_json(answered / "peft/adapter_config.json")["lora_alpha"]
     wrong["scale"] = changed(answered / "peft", tmp_path / "scale", lambda *weight: weight, lora_alpha=alpha / 2)
     for name, adapter in wrong.items():
         assert not verified(answered, adapter, items=2)[1], name
+    for adapter in (
+        wrong["scale"],
+        changed(answered / "peft", tmp_path / "none", lambda name, tensor: (name, 0 * tensor)),
+    ):
+        assert not verified(answered, adapter, free=True)[1]
 
 
 def test_merged_model_is_what_peft_makes_of_it(answered, tmp_path):
