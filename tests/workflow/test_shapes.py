@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 from common.adapter import read_adapter
-from common.files import read_json, read_jsonl, sha256
+from common.files import read_json, read_jsonl, sha256, write_jsonl
 from common.pubmedqa import LABELS
 from helpers import SCRIPTS, environment
 
@@ -22,10 +22,10 @@ PREDICT = {"batch_size": 8, "tokens_to_generate": 4}
 
 @pytest.fixture(scope="module", autouse=True)
 def few(inputs):
-    """Items, of each file."""
-    for split in ("train", "val"):
-        lines = (inputs / f"{split}.jsonl").read_text().splitlines(keepends=True)
-        (inputs / f"{split}.jsonl").write_text("".join(lines[:8]))
+    """Items, of each file; the answers to learn are all yes, those to validate with are not."""
+    for split, step in ("train", 1), ("val", 6):
+        rows = read_jsonl(inputs / f"{split}.jsonl")
+        write_jsonl(inputs / f"{split}.jsonl", rows[: 8 * step : step])
 
 
 def call(inputs, script, ranks, settings, *arguments):
@@ -72,6 +72,10 @@ def test_predictions_are_the_same_at_any_tensor_parallelism(inputs, adapters, tm
         assert [row["pred"] for row in rows] == [row["pred"] for row in found[trained]]
         for row, same in zip(rows, found[trained], strict=True):
             assert row["logprob"] == pytest.approx(same["logprob"], abs=1e-5)
+    # what validation said of its answers, which it read as one, is what they are, written token by token
+    right = [row["pred"] == row["label"] for row in found[trained]]
+    steps = read_json(adapters[trained].with_suffix(".provenance.json"))["curve"]
+    assert 0 < sum(right) < 8 and steps[1]["validation_accuracy"] == sum(right) / 8 != steps[0]["validation_accuracy"]
 
 
 def test_damaged_adapter_is_refused_in_a_line(inputs, adapters, tmp_path):
@@ -98,8 +102,9 @@ def test_training_begins_with_the_adapter(inputs, adapters, tmp_path, ranks):
         read_json(file.with_suffix(".provenance.json")) for file in (adapters[4], tmp_path / "second.nemo")
     )
     assert second["validation_loss"] == pytest.approx(first["validation_loss"], abs=1e-5)
-    at_first = float(re.search(r"validation loss (\S+) after 0 steps", said)[1])
-    assert at_first == pytest.approx(first["validation_loss"], abs=1e-4)
+    at_first, accuracy = re.search(r"validation loss (\S+) after 0 steps, accuracy (\S+)%", said).groups()
+    assert float(at_first) == pytest.approx(first["validation_loss"], abs=1e-4)
+    assert float(accuracy) == 100 * first["curve"][1]["validation_accuracy"]
     assert second["sha256"]["start_from"] == sha256(adapters[4]) and second["settings"]["start_from"] == "other"
     assert "start_from" not in first["sha256"] and "start_from" not in first["settings"]
     before, after = whole(adapters[4]), whole(tmp_path / "second.nemo")
