@@ -60,9 +60,10 @@ def adapters(inputs):
     return files
 
 
-@pytest.mark.parametrize(("trained", "others"), [(1, [2, 4]), (2, [1, 4]), (4, [1])])
+@pytest.mark.parametrize(("trained", "others"), [(1, [2, 4]), (2, [1]), (4, [1])])
 def test_predictions_are_the_same_at_any_tensor_parallelism(inputs, adapters, tmp_path, trained, others):
-    """Where it was made each rank has the weights that it had in training."""
+    """Where it was made each rank has the weights that it had in training. What is read is one thing, whoever made it:
+    how it is shared out is seen with one of them."""
     found = {}
     for ranks in (trained, *others):
         code, said = predict(inputs, adapters[trained], tmp_path / f"{ranks}.jsonl", ranks)
@@ -127,9 +128,6 @@ def test_killed_training_goes_on_and_does_not_begin_again(inputs, adapters, tmp_
 
 
 def test_start_of_another_form_is_refused_in_a_line(inputs, adapters, tmp_path):
-    for change, words in (
-        ({"nemo": []}, "its alpha is 24, but 8 in the training that starts from it."),
-        ({"adapter_dim": 4}, "its adapter_dim is 8, but 4 in the training that starts from it."),
-    ):
-        code, said = train(inputs, tmp_path / "second.nemo", 1, "--start-from", adapters[1], **change)
-        assert code != 0 and f"\n{adapters[1]}: {words}\n" in said, said
+    """Other keys than alpha: tests/unit/test_adapter.py."""
+    code, said = train(inputs, tmp_path / "second.nemo", 1, "--start-from", adapters[1], nemo=[])
+    assert code != 0 and f"\n{adapters[1]}: its alpha is 24, but 8 in the training that starts from it.\n" in said, said
