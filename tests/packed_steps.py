@@ -1,4 +1,4 @@
-"""Steps on the same items, by NeMo's own code and packed in several ways: losses and gradients.
+"""Steps on the same items, by NeMo's own code and packed in several ways: losses, gradients, wrong answers.
 
 torchrun --nproc-per-node N tests/packed_steps.py BASE ITEMS.jsonl TENSOR_PARALLEL OUTPUT.json
 """
@@ -37,7 +37,8 @@ def main():
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
     from nemo.collections.nlp.parts.peft_config import PEFT_CONFIG_MAP
-    from nemo_image.packing import Packing, Step
+    from nemo_image.packing import Packing, Step, likeliest
+    from nemo_image.predictor import whole_vocabulary
 
     model_config = MegatronGPTSFTModel.merge_cfg_with(base, config)
     model = restore(MegatronGPTSFTModel, base, model_config, make_trainer(MegatronLMPPTrainerBuilder, config))
@@ -59,11 +60,25 @@ def main():
         gradients = {name: p.grad.flatten().tolist() for name, p in model.named_parameters() if p.requires_grad}
         found[way] = {"loss": loss, "gradients": gradients}
 
+    @torch.no_grad()
+    def decode(example):
+        """The item with four tokens of NeMo's own greedy decoding, token by token, as its answer."""
+        ids = example["input_ids"][: example["answer_start_idx"]]
+        for _ in range(4):
+            logits = model.model(torch.tensor([ids]), torch.arange(len(ids))[None], None)
+            ids = [*ids, int(whole_vocabulary(logits[:, -1:], model).argmax())]
+        return example | {"input_ids": ids}
+
+    def wrong(items):
+        packing.run(Step(packing, dataset, items), forward_only=True)
+        return int(packing.wrong)
+
     model.train()
     batch = dataset.collate_fn(examples[rank::copies])
     note("NeMo, micro batch 1", lambda: model.fwd_bwd_step(iter([batch]), False))
     reconfigure_num_microbatches_calculator(0, None, len(examples), 4, copies)
     note("NeMo, micro batch 4", lambda: model.fwd_bwd_step(iter([batch]), False))
+    decoded = [decode(example) for example in examples]
     packing = Packing(model, None, 1, flash=False)
     for way, (packing.tokens, packing.items) in WAYS.items():
         note(way, lambda: packing.run(Step(packing, dataset, examples), forward_only=False))
@@ -72,6 +87,20 @@ def main():
         found["validation"] = float(packing.run(Step(packing, dataset, examples), forward_only=True))
         alone = [float(packing.run(Step(packing, dataset, [example]), forward_only=True)) for example in examples]
     found["validation, one item after the other"] = sum(alone) / len(alone)
+    found["wrong"] = {}
+    for place in (None, 0, 1, 3):  # of the token that greedy decoding would not give, in items 0, 3 and 6
+        items = [{**item, "input_ids": [*item["input_ids"]]} for item in decoded]
+        for item in items[::3] if place is not None else ():
+            item["input_ids"][item["answer_start_idx"] + place] += 1
+        for way, (packing.tokens, packing.items) in WAYS.items():
+            found["wrong"][f"{place}, {way}"] = [wrong(items), wrong(items[1:])]
+    found["likeliest"] = {}
+    share, place = 12 // int(tensor_parallel), parallel_state.get_tensor_model_parallel_rank()
+    for words in (12, 7, 5):  # at 5 the second of two ranks has rows only that pad the vocabulary
+        logits = torch.randint(-9, -5, (500, 12))  # many are alike
+        logits[:, words:] = 0
+        own = likeliest(logits[:, share * place : share * (place + 1)], words)
+        found["likeliest"][words] = bool((own == logits[:, :words].argmax(dim=1)).all())
     if os.environ["RANK"] == "0":
         with open(output, "w") as result:
             json.dump(found, result)

@@ -132,3 +132,14 @@ def test_configuration_of_training(tmp_path, monkeypatch):
         with pytest.raises(SystemExit) as error:
             read.complete("base", model_config, given)
         assert str(error.value) == f"{tmp_path}/adapter.nemo: {words}"
+
+
+def test_start_of_another_form(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    form = {"adapter_dim": 4, "alpha": 8, "target_modules": ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]}
+    for key, other in ("adapter_dim", 8), ("alpha", 24), ("target_modules", ["attention_qkv"]):
+        with pytest.raises(SystemExit) as error:
+            adapter(tmp_path).begin(None, form | {key: other})
+        found = sorted(form[key]) if key == "target_modules" else form[key]
+        problem = f"its {key} is {found}, but {other} in the training that starts from it."
+        assert str(error.value) == f"{tmp_path}/adapter.nemo: {problem}"

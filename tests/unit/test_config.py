@@ -234,6 +234,9 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "datasets: {x: {items: d.csv, labels: [1, 2]}}": (
         'datasets.x.labels: 1 is no text to YAML: put it in quotation marks, as "yes"'
     ),
+    "datasets: {x: {items: d.csv, labels: [a, malformed]}}": (
+        "datasets.x.labels: no label can be called malformed: the tables say so of texts that are none"
+    ),
     "datasets: {x: {items: d.csv, labels: [a, a]}}": "datasets.x.labels: ['a', 'a'] has non-unique elements",
     "datasets: {pubmedqa: {labels: [a, b]}}": (
         "datasets.pubmedqa.labels: PubMedQA has its own; the key is for files of yours"

@@ -26,12 +26,14 @@ from verify_export import ask_all, compare
 ALL = ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]
 TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 2, "val_check_interval": 2, "lr": 1e-2}
 TRAIN |= {"warmup_steps": 0, "target_modules": ALL, "adapter_dim": 8, "adapter_dropout": 0.1}
+PRE = "+model.peft.lora_tuning.dropout_position=pre"  # as `best` has it, and PEFT
 ALPHA = {"nemo": ["model.peft.lora_tuning.alpha=24"]}
 CASES = {  # snapshot, tensor-parallel ranks, further settings
     "mistral": ("tiny", 1, {}),  # 8 heads in 4 groups, head_dim 24 is not width / heads
     "mistral at TP 2": ("tiny", 2, ALPHA),
     "smollm2": ("smollm2", 1, ALPHA),  # 9 heads in 3 groups, tied embeddings
-    "mistral-nemo": ("mistral-nemo", 1, {"nemo": ["model.peft.lora_tuning.layer_selection=[2]"]}),  # one group
+    # one group
+    "mistral-nemo": ("mistral-nemo", 1, {"nemo": ["model.peft.lora_tuning.layer_selection=[2]", PRE]}),
 }
 
 
@@ -114,7 +116,9 @@ def test_peft_answers_as_nemo_does(answered, tmp_path):
     said, good = verified(answered, answered / "peft", free=True)
     assert good and "log-probabilities by up to 0.0e+00 and " in said, said
     wrong = {name: changed(answered / "peft", tmp_path / name, change) for name, change in WRONG.items()}
-    alpha = read_json(answered / "peft/adapter_config.json")["lora_alpha"]
+    config = read_json(answered / "peft/adapter_config.json")
+    assert config["lora_dropout"] == (0.1 if "layers_to_transform" in config else 0.0)
+    alpha = config["lora_alpha"]
     wrong["scale"] = changed(answered / "peft", tmp_path / "scale", lambda *weight: weight, lora_alpha=alpha / 2)
     for name, adapter in wrong.items():
         assert not verified(answered, adapter, items=2)[1], name

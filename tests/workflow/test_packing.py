@@ -41,6 +41,7 @@ def steps(inputs, items):
 def test_same_as_nemo_at_a_micro_batch_of_1(steps, shape):
     found = dict(steps[shape])
     expected = found.pop("NeMo, micro batch 1")
+    del found["wrong"], found["likeliest"]
     validation = [found.pop("validation"), found.pop("validation, one item after the other")]
     assert validation == pytest.approx([expected["loss"]] * 2, rel=1e-6)
     at_4 = found.pop("NeMo, micro batch 4")  # what is asked for is not true of everything
@@ -56,3 +57,12 @@ def test_same_on_one_device_and_two_copies(steps):
     one, two = steps[1, 1]["one row"], steps[2, 1]["one row"]
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
     assert distance(two["gradients"], one["gradients"]) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (2, 2)])
+def test_accuracy_counts_items_that_greedy_decoding_gives(steps, shape):
+    """NeMo's own decoding, token by token. Each item once, whichever of its tokens differs, however it is packed."""
+    for case, (of_eight, of_seven) in steps[shape]["wrong"].items():
+        assert (of_eight, of_seven) == ((0, 0) if case.startswith("None") else (3, 2)), case
+    assert len(steps[shape]["wrong"]) == 4 * 4
+    assert steps[shape]["likeliest"] == {"12": True, "7": True, "5": True}

@@ -50,12 +50,13 @@ def visit(browser):
     context.close()
 
 
-def write_report(chain, output, runs=None, items=None):
-    """Runs the script again, as the rule does; runs, items: other directories in place of the chain's."""
+def write_report(chain, output, runs=None, items=None, **entry):
+    """Runs the script again, as the rule does; runs, items: other directories in place of the chain's; entry: more of
+    the data set's."""
     metrics = [(runs or chain / "results/runs") / run / "fold0/seed0/metrics.json" for run in RUNS]
     files = "--table", chain / "results/accuracy.tsv", "--json", chain / "results/accuracy.json"
     items = "--test-items", (items or chain / "results/data") / "trials/items/test.json"
-    sources = {"models": {"tiny": {"snapshot": "tiny"}}, "datasets": {"trials": {"sample": 24, "simulate": 0}}}
+    sources = {"models": {"tiny": {"snapshot": "tiny"}}, "datasets": {"trials": {"sample": 24, "simulate": 0} | entry}}
     sources = "--sources", json.dumps(sources, sort_keys=True)
     run_script("write_report.py", *files, *items, *sources, "--metrics", *metrics, "--output", output)
     return output
@@ -109,22 +110,37 @@ def test_curve_is_in_the_provenance(chain):
     assert [step["step"] for step in train["curve"]] == [1, 2, 3, 4]
     validated = {step["step"]: step["validation_loss"] for step in train["curve"] if "validation_loss" in step}
     assert list(validated) == [2, 4] and train["validation_loss"] == min(validated[2], validated[4])
+    accuracies = [step["validation_accuracy"] for step in train["curve"] if "validation_loss" in step]
+    assert len(accuracies) == 2 and all(accuracy * 50 == pytest.approx(round(accuracy * 50)) for accuracy in accuracies)
+    told = ", ".join(f"{accuracy:.1%} after step {step}" for accuracy, step in zip(accuracies, (2, 4)))
+    assert f"; validation accuracy: {told}." in (chain / "results/report.html").read_text()
     rates = [step["learning_rate"] for step in train["curve"]]
     assert rates[1] == pytest.approx(1e-4) and rates[-1] < 1e-4 and all(step["loss"] > 0 for step in train["curve"])
 
 
 def test_losses_of_an_older_version_are_named(chain, tmp_path, visit):
-    assert "Not so with" not in (chain / "results/report.html").read_text()
+    """And have no accuracies. Of what was shortened, how many are told where the data set has `truncate`."""
+    before = (chain / "results/report.html").read_text()
+    assert "Not so with" not in before and "shortened" not in before and "The validation accuracy is" in before
     shutil.copytree(chain / "results/runs", tmp_path / "runs", ignore=shutil.ignore_patterns("training", "*.nemo"))
     provenance = tmp_path / "runs/lora/fold0/seed0/provenance.json"
     steps = read_json(provenance)
     assert steps["train_lora"].pop("loss") == "mean over items"
+    steps["train_lora"]["shortened"] = {"train": 3, "val": 0}
+    for step in steps["train_lora"]["curve"]:
+        step.pop("validation_accuracy", None)
     write_json(provenance, steps)
     provenance = tmp_path / "runs/tutorial/fold0/seed0/provenance.json"  # finished before, and adopted by this version
     steps = read_json(provenance)
     steps["train_lora"]["loss"] = None
+    steps["predict"]["shortened"] = {"test": 2}
+    del steps["train_lora"]["curve"]
     write_json(provenance, steps)
-    page = visit(write_report(chain, tmp_path / "report.html", tmp_path / "runs"))
+    page = visit(write_report(chain, tmp_path / "report.html", tmp_path / "runs", truncate="CONTEXTS"))
+    (_, *rows) = cells(page, "section[aria-labelledby=settings] [aria-label^=Items] table")
+    assert rows[-2:] == [["tutorial", "0", "0", "2"], ["lora", "3", "0", "0"]]
+    assert rows[:-2] == [[run, "–", "–", "0"] for run in RUNS[:-2]]
+    assert "validation accuracy" not in page.content() and "lora, validation loss: " in page.content()
     told = page.locator("section[aria-labelledby=learning]").text_content()
     told = " ".join(told.split())
     assert (

@@ -64,6 +64,8 @@ def check(checks, name):
         if entry.get("sample", 0) > 500:
             checks.refuse([*path, "sample"], f"{entry['sample']} of 500 test items")
         return
+    if "malformed" in entry.get("labels", ()):
+        checks.refuse([*path, "labels"], "no label can be called malformed: the tables say so of texts that are none")
     if entry["answer"] in named:
         checks.refuse([*path, "prompt"], f"has {{{entry['answer']}}}, which is the answer")
     for key in filter(entry.get, OWN):

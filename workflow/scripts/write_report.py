@@ -13,7 +13,7 @@ import yaml
 from common.files import read_json, read_jsonl, replacing
 from common.items import id_of
 from common.pubmedqa import is_official
-from evaluation.facts import costs, provenance, settings, show
+from evaluation.facts import costs, provenance, settings, shortened, show
 from evaluation.pictures import draw
 from evaluation.table import HEADINGS
 from evaluation.text_metrics import MAIN
@@ -137,8 +137,10 @@ def main():
         "errors": [errors(of_run[0], items[of_run[0].metrics["dataset"]]) for of_run in runs.values()],
         "prompts": prompts,
         "runs": list(runs),
+        "accuracies": any("validation_accuracy" in step for c in curves.values() for one in c for step in one or ()),
         "older_losses": [m.name for m in models if m.provenance.get("train_lora", {"loss": ""}).get("loss") is None],
         "settings": settings(runs),
+        "shortened": list(shortened(runs, datasets)),
         "costs": list(costs(runs)),
         "provenance": provenance(models),
         "licences": [entry for entry in licences if entry.get("of") in {None, *used}],

@@ -53,7 +53,7 @@ def show_progress(trainer):
 
     class ShowProgress(Callback):
         def __init__(self):
-            self.curve = {}  # {step: its loss and learning rate, after some the validation loss}
+            self.curve = {}  # {step: its loss and learning rate, after some those of validation}
             self.seconds = []  # of this attempt's steps
 
         def state_dict(self):  # lies in the checkpoints: what is continued knows the steps before, each once
@@ -76,10 +76,11 @@ def show_progress(trainer):
             self.bar.to(trainer.global_step, loss=loss)
 
         def on_validation_end(self, trainer, model):
-            loss = float(trainer.callback_metrics["validation_loss"])
+            found = {key: float(trainer.callback_metrics[key]) for key in ("validation_loss", "validation_accuracy")}
             if not trainer.sanity_checking:  # that one is of a few batches only
-                self.curve.setdefault(trainer.global_step, {})["validation_loss"] = loss
-            say("train_lora", f"validation loss {loss:.5f} after {trainer.global_step} steps")
+                self.curve.setdefault(trainer.global_step, {}).update(found)
+            loss, accuracy = found.values()
+            say("train_lora", f"validation loss {loss:.5f} after {trainer.global_step} steps, accuracy {accuracy:.1%}")
 
         def on_train_end(self, trainer, model):
             self.bar.close()

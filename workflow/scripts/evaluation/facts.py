@@ -29,6 +29,20 @@ def settings(runs):
     return {key: [show(values.get(key)) for values in told] for key in sorted(set().union(*told))}
 
 
+def shortened(runs, datasets):
+    """[run, how many items `truncate` shortened of its training, validation and test data] for each run whose data set
+    has that key; of several models the fewest and the most."""
+    for run, models in runs.items():
+        if "truncate" not in datasets[models[0].metrics["dataset"]]:
+            continue
+        found = []
+        for step, split in ("train_lora", "train"), ("train_lora", "val"), ("predict", "test"):
+            steps = [model.provenance[step] for model in models if step in model.provenance]
+            counts = sorted({made.get("shortened", {}).get(split, 0) for made in steps})
+            found.append(" to ".join(dict.fromkeys(map(str, (counts[0], counts[-1])))) if counts else "–")
+        yield [run, *found]
+
+
 def costs(runs):
     """For each run and step what its models took together, and the memory of the one that took most."""
     for run, models in runs.items():

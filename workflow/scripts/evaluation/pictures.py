@@ -10,6 +10,7 @@ from evaluation.text_metrics import MAIN
 from markupsafe import Markup, escape
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 INK, GREY, BLUE, ORANGE = "#111111", "#808080", "#3b82c4", "#d9772b"  # INK becomes the page's, the others read on both
 SHADES = LinearSegmentedColormap.from_list("shades", [(0.23, 0.51, 0.77, 0), (0.23, 0.51, 0.77, 0.6)])
@@ -88,22 +89,32 @@ def confusion(title, counts):
 
 
 def learning_curve(title, curves):
-    """(title, picture). curves: each model's [{step, loss, learning_rate, validation_loss}], where it has them."""
-    figure, (above, below) = subplots(4.0, 3.2, 2, 1, sharex=True, height_ratios=[3, 1])
-    drawn = ("loss", above, BLUE, "-"), ("validation_loss", above, ORANGE, "o-"), ("learning_rate", below, GREY, "-")
+    """(title, picture). curves: each model's [{step, loss, learning_rate, validation_loss, validation_accuracy}], where
+    it has them; an older version's have no accuracy."""
+    steps = [step for curve in curves for step in curve]
+    heights = [3, 1.5, 1] if any("validation_accuracy" in step for step in steps) else [3, 1]
+    size = 4.0, 0.8 * sum(heights)
+    figure, (above, *between, below) = subplots(*size, len(heights), 1, sharex=True, height_ratios=heights)
+    drawn = [("loss", above, BLUE, "-"), ("validation_loss", above, ORANGE, "o-"), ("learning_rate", below, GREY, "-")]
+    drawn += [("validation_accuracy", axes, ORANGE, "o-") for axes in between]
     for key, axes, colour, style in drawn:
         for number, curve in enumerate(curves):
-            steps = [step for step in curve if key in step]
+            having = [step for step in curve if key in step]
             label = None if number else key.replace("_", " ")
-            values = [step["step"] for step in steps], [step[key] for step in steps]
+            values = [step["step"] for step in having], [step[key] for step in having]
             axes.plot(*values, style, color=colour, label=label, markersize=3, alpha=max(0.3, 1 / len(curves)))
     above.set(ylabel="loss")
     above.legend()
+    for axes in between:
+        axes.set(ylabel="validation\naccuracy")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     below.set(xlabel="step", ylabel="learning rate")
     below.ticklabel_format(axis="y", scilimits=(0, 0))
-    validated = [step for curve in curves for step in curve if "validation_loss" in step]
-    told = ", ".join(f"{step['validation_loss']:.3g} after step {step['step']}" for step in validated)
-    return title, svg(figure, f"{title}, validation loss: {told}.")
+    told = []
+    for key, form in ("validation_loss", "{:.3g}"), ("validation_accuracy", "{:.1%}"):
+        if found := [f"{form.format(step[key])} after step {step['step']}" for step in steps if key in step]:
+            told.append(f"{key.replace('_', ' ')}: {', '.join(found)}")
+    return title, svg(figure, f"{title}, {'; '.join(told)}.")
 
 
 def reliability(title, bins):
