@@ -183,20 +183,25 @@ def test_a_changed_file_is_noticed(project):
 
 
 def test_the_example_in_the_documentation(project, tmp_path):
-    """Its ten lines, over config/config.yaml, plan a table; as do those of `defaults`."""
+    """Its ten lines, over config/config.yaml, plan a table; as do those of `defaults`, and of questions answers."""
     readme = (ROOT / "config/README.md").read_text()
-    examples = re.findall(r"```\n((?:targets|runs):.*?)```", readme, re.DOTALL)
+    examples = re.findall(r"```\n((?:targets|runs|datasets):.*?)```", readme, re.DOTALL)
     (example,) = (text for text in examples if "notes.csv" in text)
     (defaults,) = (text for text in examples if "defaults:" in text)
+    (questions,) = (text for text in examples if "questions.csv" in text)
+    (project / "questions.csv").write_text("number,text\n1,report\n")
+    (project / "questions.yaml").write_text(questions)
     assert len(example.splitlines()) == 10
     lines = "".join(f"report {n},{['fracture', 'none', 'unclear'][n % 3]}\n" for n in range(60))
     (project / "notes.csv").write_text(f"text,finding\n{lines}")
     (project / "mine.yaml").write_text(example)
     (project / "cpu.yaml").write_text("{accelerator: cpu, image: null}")
     (project / "defaults.yaml").write_text(defaults)
-    options = "--configfile", "mine.yaml", "defaults.yaml", "cpu.yaml"
-    done = snakemake(project, "--dry-run", *options)
+    options = "--configfile", "mine.yaml", "defaults.yaml", "questions.yaml", "cpu.yaml"
+    answers = re.findall(r"results/answers/notes/[\w/]+\.tsv", readme)
+    done = snakemake(project, "all", *answers, "--dry-run", *options)
     assert done.returncode == 0 and "results/data/notes/answer/test.jsonl" in done.stdout, done.stdout
+    assert len(answers) == 2 and re.search(r"^write_answers +2$", done.stdout, re.MULTILINE)
     made = "results/data/notes/answer/test.jsonl"
     done = snakemake(project, made, *options)
     assert done.returncode == 0, done.stdout
