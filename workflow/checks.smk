@@ -12,7 +12,8 @@ PATHVARS, MODIFIER = workflow.pathvars, workflow.modifier  # this module's: late
 FILES = [] if IS_MODULE else [CONFIGFILE]  # that the configuration is from, later ones over earlier ones
 FILES += [Path(file) for file in workflow.configfiles if Path(file) not in FILES]
 GPU_RULES = {
-    name: MODIFIER.modify_rulename(name) for name in ("train_lora", "predict", "verify_model", "predict_for_export")
+    name: MODIFIER.modify_rulename(name)
+    for name in ("train_lora", "predict", "verify_model", "predict_for_export", "predict_questions")
 }
 
 
@@ -29,13 +30,14 @@ try:
     checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
+    checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
     if not IS_MODULE:
         for before, argument in pairwise(sys.argv):  # Snakemake knows its targets only later
             of_clone("planning.targets").check(
                 argument, config["runs"], config["datasets"], place("<results>/runs"), before
             )
-    checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
-    # Not all, of a module; and not predict_for_export, which older profiles lack: onstart looks at what will run.
+            of_clone("planning.questions").check_target(argument, checks, place("<results>/answers"))
+    # Not all, of a module; and not those that older profiles lack: onstart looks at what will run.
     used = [GPU_RULES[name] for name in ("train_lora", "predict", "verify_model") if MODIFIER.avail_rulename(name)]
     slurm.check_profile(workflow.resource_settings, used if config["accelerator"] == "gpu" else ())
 except Problem as problem:

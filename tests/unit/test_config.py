@@ -12,6 +12,7 @@ from snakemake.utils import update_config, validate
 
 from workflow.planning import Problem
 from workflow.planning.config import Checks
+from workflow.planning.questions import check_target as check_answers
 from workflow.planning.targets import check as check_target
 from workflow.planning.yaml_files import check as check_yaml
 
@@ -262,6 +263,10 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     ),
     "{datasets: {x: {test: d.csv}}, runs: {lora: {dataset: x}}}": (
         "runs.lora.dataset: x has no train: and val:, and the run has train:"
+    ),
+    "{targets: [asked], datasets: {x: {test: d.csv}}, runs: {asked: {model: mistral-7b, dataset: x}}}": (
+        "runs.asked.dataset: x has no answers, so nothing can be scored; "
+        "take asked out of targets: and ask it: snakemake results/answers/asked/x.tsv"
     ),
     "runs: {defaults: {devics: 1}}": "runs.defaults.devics: no such key; is it devices?",
     f"runs: {{defaults: {{train: {{max_steps: 9, val_check_interval: 9, lr: 1e-4}}}}, new: {{{NEW}, train: {{}}}}}}": (
@@ -533,6 +538,59 @@ def test_target_that_there_cannot_be(checked, target, words):
     ):
         check_target(f"{directory}/{right}", runs, {}, directory)
     check_target("results/accuracy.tsv", runs, {}, directory)
+
+
+QUESTIONS = """
+targets: [base]
+datasets: {own: {test: d.csv}, labelled: {test: d.csv, labels: [a, b]}, gone: {test: gone.csv}, whole: {items: d.csv}}
+runs:
+  all: {model: mistral-7b, dataset: pubmedqa, seeds: [0, 1], train: {max_steps: 5, val_check_interval: 5, lr: 0.1}}
+  free: {model: mistral-7b, dataset: whole, folds: all, train: {max_steps: 5, val_check_interval: 5, lr: 0.1}}
+  asked: {model: mistral-7b, dataset: own}
+"""
+ONLY = "is not among the datasets with test: alone, which can be asked: own, labelled, gone"
+ANSWERS = {
+    "lra/own.tsv": "lra is not among runs: base, tutorial, lora, best, all, free, asked",
+    "lora/owm.tsv": f"owm {ONLY}",
+    "lora/pubmedqa.tsv": f"pubmedqa {ONLY}",
+    "lora/fold0/seed0/whole.tsv": f"whole {ONLY}",
+    "lora/fold0/own.tsv": "answers are in {0}/RUN/DATASET.tsv, and of one model {0}/RUN/fold0/seed0/DATASET.tsv",
+    "asked/fold1/seed0/own.tsv": "own has fold 0 only",
+    "free/own.tsv": "without labels: 10 models have no answer together. Ask one: {0}/free/fold0/seed0/own.tsv",
+}
+
+
+@pytest.mark.parametrize("target", ANSWERS)
+def test_answers_that_there_cannot_be(checked, target):
+    directory = "results/answers"
+    words = ANSWERS[target].format(directory)
+    checks = checked(QUESTIONS)
+    assert said(check_answers, f"{directory}/{target}", checks, directory) == f"{directory}/{target}: {words}"
+
+
+def test_answers_that_there_can_be(checked):
+    checks, directory = checked(QUESTIONS), "results/answers"
+    for target in "all/own.tsv", "free/labelled.tsv", "free/fold3/seed0/own.tsv", "asked/own.tsv", "base/labelled.tsv":
+        check_answers(f"{directory}/{target}", checks, directory)
+    check_answers("results/data/own/questions.jsonl", checks, directory)
+    path = "mine.yaml: datasets.gone.test: there is no file gone.csv"
+    assert said(check_answers, f"{directory}/all/gone.tsv", checks, directory) == path
+    there = str(Path.cwd() / directory / "all/own.tsv")
+    words = f"{there}: a target is a path from here: {directory}/all/own.tsv"
+    assert said(check_answers, there, checks, directory) == words
+
+
+def test_run_on_questions_in_the_table(checked):
+    """A data set with `test` alone can be scored where it has answers; what is wrong in its first row is told."""
+    config = "{targets: [asked], datasets: {x: {test: d.jsonl}}, runs: {asked: {model: mistral-7b, dataset: x}}}"
+    for row in '{"input": "a", "output": " "}', '{"input": "a", "output": null}', '{"input": "a"}':
+        Path("d.jsonl").write_text(row)
+        assert "x has no answers, so nothing can be scored" in said(checked, config)
+    Path("d.jsonl").write_text('{"input": "a", "output": "b"}')
+    checked(config)
+    Path("d.json").write_text('{"a": 1}')
+    words = "mine.yaml: datasets.x.test: d.json, id a: is no record"
+    assert said(checked, config.replace("d.jsonl", "d.json")).startswith(words)
 
 
 def test_target_that_is_no_file_from_here(checked):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import yaml
@@ -26,6 +27,11 @@ def test_only_names_of_the_site_differ():
         assert text.count(name) == 1
         text = text.replace(name, "l40s")
     assert yaml.safe_load(text) == profile("nig-slurm")
+
+
+def test_rules_with_gpus_are_those_of_the_workflow():
+    rules = re.search(r"for name in \((.+)\)", (ROOT / "workflow/checks.smk").read_text())[1]
+    assert profile("nig-slurm")["set-resources"].keys() == set(re.findall(r'"(\w+)"', rules))
 
 
 def test_workstation_without_image_needs_no_apptainer(tmp_path, monkeypatch):

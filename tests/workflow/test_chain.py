@@ -16,7 +16,7 @@ import torch
 import yaml
 from common.files import read_json, read_jsonl, sha256
 from common.pubmedqa import LABELS
-from helpers import SCRIPTS, adapter_weights, environment, run_script, snakemake, torchrun
+from helpers import ROOT, SCRIPTS, adapter_weights, environment, run_script, snakemake, torchrun
 
 BASES = ["base", "base-tp2", "base-tp4", "base-dp2-tp2"]
 RUNS = [*BASES, "tutorial", "lora"]
@@ -264,13 +264,14 @@ def test_adapter_trained_with_fused_rotary_embedding(chain, tmp_path):
 
 
 def test_interrupted_prediction_continues(chain, hugging_face, tmp_path):
-    """Killed after some of its 24 batches, it predicts the others; scores and text do not depend on the batches."""
+    """Killed after some of its 24 batches, it predicts the others; scores and text depend neither on the batches nor on
+    how many items are in memory at once."""
     provenance = read_json(chain / "results/runs/base/fold0/seed0/predictions.provenance.json")
     files = "--base", chain / "results/base/tiny", "--test", chain / "results/data/trials/final_decision/test.jsonl"
     settings = "--settings", json.dumps(provenance["settings"] | {"batch_size": 1})
     work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
-    command = ["torchrun", "--standalone", "--nproc-per-node", "2", SCRIPTS / "predict.py", "--accelerator", "cpu"]
-    command = list(map(str, [*command, *files, *settings, *work, "--labels", *LABELS]))
+    command = ["torchrun", "--standalone", "--nproc-per-node", "2", ROOT / "tests/small_parts.py"]
+    command = list(map(str, [*command, "--accelerator", "cpu", *files, *settings, *work, "--labels", *LABELS]))
     options = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **options, start_new_session=True) as process:
         while not (done := list(tmp_path.glob("prediction/batches/*.json"))):

@@ -34,6 +34,7 @@ RERUNS = {
     "planning/machine.py": NOTHING,
     "planning/nemo_keys.py": NOTHING,
     "planning/parameters.py": NOTHING,
+    "planning/questions.py": NOTHING,
     "planning/schema.py": NOTHING,
     "planning/slurm.py": NOTHING,
     "planning/speed.py": NOTHING,
@@ -51,6 +52,7 @@ RERUNS = {
     "report/report.html.j2": {"write_report"},
     "report/report.rst": NOTHING,
     "report/workflow.rst": NOTHING,
+    "rules/answers.smk": NOTHING,
     "rules/choose.smk": NOTHING,
     "rules/common.smk": NOTHING,
     "rules/convert.smk": NOTHING,
@@ -70,7 +72,7 @@ RERUNS = {
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
-    "scripts/common/items.py": {"predict", "evaluate", "write_report"},
+    "scripts/common/items.py": {"predict", "evaluate", "write_answers", "write_report"},
     "scripts/common/labels.py": {"predict", "verify_export"},
     "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict", "merge_model"},
@@ -86,7 +88,7 @@ RERUNS = {
     },
     "scripts/common/template.py": OTHERS
     - {"choose_run", "dequantize_gguf", "export_adapter", "import_adapter", "merge_model", "pack_model"}
-    - {"verify_model", "verify_export"},
+    - {"verify_model", "verify_export", "write_answers"},
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
     "scripts/convert_model.yaml": NOTHING,
@@ -136,6 +138,7 @@ RERUNS = {
     "scripts/predict.py": {"predict"},
     "scripts/predict.yaml": {"predict"},
     "scripts/read_items.py": {"read_items"},
+    "scripts/read_questions.py": {"read_questions"},
     "scripts/simulate_trials.py": {"simulate_trials"},
     "scripts/split_folds.py": {"download_pubmedqa", "simulate_trials", "split_folds"},  # the first two by its code
     "scripts/split_items.py": {"split_items"},
@@ -143,14 +146,16 @@ RERUNS = {
     "scripts/train_lora.yaml": NOTHING,  # of a comment; its values are settings
     "scripts/verify_export.py": {"verify_export"},
     "scripts/verify_model.py": {"verify_model"},
+    "scripts/write_answers.py": {"write_answers"},
     "scripts/write_jsonl.py": {"write_jsonl"},
     "scripts/write_model_card.py": {"write_model_card"},
     "scripts/write_report.py": {"write_report"},
     "tools/ask.py": NOTHING,
-    "scripts/user_files/items.py": {"read_items", "split_items"},
-    "scripts/user_files/reading.py": {"download_pubmedqa", "read_items", "split_items"},
+    "scripts/user_files/items.py": {"read_items", "read_questions", "split_items"},
+    "scripts/user_files/reading.py": {"download_pubmedqa", "read_items", "read_questions", "split_items"},
     "tools/trainings.py": NOTHING,
 }
+PREDICT = {"predict", "predict_for_export", "predict_questions"}  # which have one script
 READ_BY = {  # rules by what they read of others'
     "download_pubmedqa": {"split_folds"},
     "simulate_trials": {"split_folds"},
@@ -168,11 +173,13 @@ READ_BY = {  # rules by what they read of others'
         "verify_model",
         *OF_SNAPSHOT,
     },
-    "convert_model": {"pack_model", "verify_model", "train_lora", "import_adapter", "predict", "predict_for_export"},
-    "train_lora": {"choose_run", "predict", "predict_for_export", "evaluate", "export_adapter", "write_model_card"},
-    "choose_run": {"predict", "predict_for_export", "evaluate", "export_adapter", "write_model_card"},
-    "import_adapter": {"predict", "predict_for_export", "evaluate", "export_adapter"},
+    "read_questions": {"predict_questions"},
+    "convert_model": {"pack_model", "verify_model", "train_lora", "import_adapter", *PREDICT},
+    "train_lora": {"choose_run", *PREDICT, "evaluate", "export_adapter", "write_model_card"},
+    "choose_run": {*PREDICT, "evaluate", "export_adapter", "write_model_card"},
+    "import_adapter": {*PREDICT, "evaluate", "export_adapter"},
     "predict": {"evaluate", "write_report"},
+    "predict_questions": {"write_answers"},
     "evaluate": {"compare_runs", "write_report", "write_model_card"},
     "compare_runs": {"write_report"},
     "export_adapter": {"merge_model", "write_model_card", "verify_export"},
@@ -181,6 +188,7 @@ READ_BY = {  # rules by what they read of others'
     "verify_export": NOTHING,
     "pack_model": NOTHING,
     "verify_model": NOTHING,
+    "write_answers": NOTHING,
     "write_model_card": NOTHING,
     "write_report": NOTHING,
 }
@@ -198,6 +206,7 @@ datasets:
   own: {directory: own}
   three: {train: own.csv, val: val.csv, test: test.csv}
   one: {items: own.csv}
+  questions: {test: questions.csv}
 runs:
   base: {model: tiny, dataset: trials}
   a1: &a1 {model: tiny, dataset: trials, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-3}}
@@ -215,16 +224,17 @@ runs:
   d2: {<<: *a2, dataset: one}
   d: {model: tiny, dataset: one, choose: [d1, d2]}
 """
-CSV = "own.csv", "val.csv", "test.csv"
+CSV = "own.csv", "val.csv", "test.csv", "questions.csv"
 TARGETS = ["results/accuracy.tsv", "results/report.html"]
 TARGETS += [f"results/base/{model}{what}" for model in ("tiny", "packed") for what in (".nemo", ".verification.tsv")]
 TARGETS += [f"results/runs/{run}/fold0/seed0/merged.verification.tsv" for run in "abcdef"]
 TARGETS += [f"results/runs/{run}/fold0/seed0/peft/README.md" for run in "abcd"]
+TARGETS += [f"results/answers/{run}/questions.tsv" for run in "abcdef"]
 
 
 def with_readers(rules):
-    """The rules and those that read their results, directly or not; predict's script is predict_for_export's, too."""
-    found, waiting = set(), [*rules, *({"predict_for_export"} if "predict" in rules else NOTHING)]
+    """The rules and those that read their results, directly or not."""
+    found, waiting = set(), [*rules, *(PREDICT if "predict" in rules else NOTHING)]
     while waiting:
         if (rule := waiting.pop()) not in found:
             found.add(rule)
@@ -328,6 +338,7 @@ def test_training_yaml(project, tmp_path):
         ("packed.gguf", {"dequantize_gguf"}),
         ("own.csv", {"read_items", "split_items"}),
         ("test.csv", {"read_items"}),
+        ("questions.csv", {"read_questions"}),
         ("peft/adapter_config.json", {"import_adapter"}),
         ("peft/adapter_model.safetensors", {"import_adapter"}),
         ("theirs.nemo", {"import_adapter"}),

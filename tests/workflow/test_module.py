@@ -178,6 +178,8 @@ def test_no_global_name_in_a_shell_command():
     assert commands.keys() == RULES - {"all"} | {
         "download_pubmedqa",
         "read_items",
+        "read_questions",
+        "write_answers",
         "split_items",
         "dequantize_gguf",
         "pack_model",

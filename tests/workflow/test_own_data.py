@@ -124,8 +124,38 @@ def test_from_files_to_json_lines(project):
     assert made["free", "test"][0]["input"] == f"{number}\none\nQ: {number} + 1?\nA:"
     assert Counter(row["output"] for row in made["five", "test"]) == dict.fromkeys(FIVE, 4)
     many = made["many", "test"]
+    call(project, "results/data/many/questions.jsonl")
+    assert read_jsonl(project / "results/data/many/questions.jsonl") == many
     assert list(many[99_999]) == ["input", "id"] and many[99_999]["input"] == "{q} question 99999"
     assert len({row["id"] for row in many}) == 100_000
+
+
+def test_questions_to_runs_on_other_data(project):
+    """Planned of all models of a run, or of one; with labels of their own or those of the run's data set."""
+    (project / "more.yaml").write_text("datasets: {some: {test: data/many.tsv, labels: [a, b c]}}")
+    files = "--configfile", "own.yaml", "more.yaml", "--dry-run", "--printshellcmds"
+    labels = {  # of what is asked
+        "reviews/many.tsv": "--labels '肯定' '否定'",
+        "free/fold3/seed0/many.tsv": "",
+        "free/some.tsv": "--labels a 'b c'",
+        "base/some.tsv": "--labels a 'b c'",
+        "many/many.tsv": "",
+    }
+    said = snakemake(project, *(f"results/answers/{target}" for target in labels), *files).stdout
+    jobs = {rule: int(number) for rule, number in re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)}
+    assert not jobs.keys() & {"predict", "evaluate"}, said
+    steps = {"read_questions": 2, "train_lora": 1 + 10, "predict_questions": 4 + 10, "write_answers": 5}
+    assert steps.items() <= jobs.items(), said
+    for target, flags in labels.items():
+        run, *model, dataset = target.removesuffix(".tsv").split("/")
+        output = rf"--output results/answers/{run}/{'/'.join(model or [r'fold.', 'seed0'])}/{dataset}/predictions.jsonl"
+        commands = re.findall(rf".*/predict\.py.* {output}", said)
+        assert len(commands) == (10 if target == "free/some.tsv" else 1), said
+        told = f"}}' {flags} --work-dir".split()
+        assert all(" ".join(told) in " ".join(command.split()) for command in commands), commands
+    done = snakemake(project, "results/answers/free/many.tsv", *files)
+    words = "without labels: 10 models have no answer together. Ask one: results/answers/free/fold0/seed0/many.tsv"
+    assert done.returncode == 1 and done.stdout.splitlines()[-1] == f"results/answers/free/many.tsv: {words}"
 
 
 def test_what_is_wrong_in_a_file_is_shown(project, tmp_path):
@@ -153,20 +183,25 @@ def test_a_changed_file_is_noticed(project):
 
 
 def test_the_example_in_the_documentation(project, tmp_path):
-    """Its ten lines, over config/config.yaml, plan a table; as do those of `defaults`."""
+    """Its ten lines, over config/config.yaml, plan a table; as do those of `defaults`, and of questions answers."""
     readme = (ROOT / "config/README.md").read_text()
-    examples = re.findall(r"```\n((?:targets|runs):.*?)```", readme, re.DOTALL)
+    examples = re.findall(r"```\n((?:targets|runs|datasets):.*?)```", readme, re.DOTALL)
     (example,) = (text for text in examples if "notes.csv" in text)
     (defaults,) = (text for text in examples if "defaults:" in text)
+    (questions,) = (text for text in examples if "questions.csv" in text)
+    (project / "questions.csv").write_text("number,text\n1,report\n")
+    (project / "questions.yaml").write_text(questions)
     assert len(example.splitlines()) == 10
     lines = "".join(f"report {n},{['fracture', 'none', 'unclear'][n % 3]}\n" for n in range(60))
     (project / "notes.csv").write_text(f"text,finding\n{lines}")
     (project / "mine.yaml").write_text(example)
     (project / "cpu.yaml").write_text("{accelerator: cpu, image: null}")
     (project / "defaults.yaml").write_text(defaults)
-    options = "--configfile", "mine.yaml", "defaults.yaml", "cpu.yaml"
-    done = snakemake(project, "--dry-run", *options)
+    options = "--configfile", "mine.yaml", "defaults.yaml", "questions.yaml", "cpu.yaml"
+    answers = re.findall(r"results/answers/notes/[\w/]+\.tsv", readme)
+    done = snakemake(project, "all", *answers, "--dry-run", *options)
     assert done.returncode == 0 and "results/data/notes/answer/test.jsonl" in done.stdout, done.stdout
+    assert len(answers) == 2 and re.search(r"^write_answers +2$", done.stdout, re.MULTILINE)
     made = "results/data/notes/answer/test.jsonl"
     done = snakemake(project, made, *options)
     assert done.returncode == 0, done.stdout

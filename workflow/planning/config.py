@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from . import Problem, adapters, datasets, warm_start
+from . import Problem, adapters, datasets, questions, warm_start
 from .defaults import share, without_nulls
 from .machine import shapes
 from .nemo_keys import has
@@ -111,6 +111,7 @@ class Checks:
         if others:
             self.refuse([*path, others[-1]], f"stands beside {first}:; a run has one of them")
         datasets.check_run(self, name, run)
+        questions.check_run(self, name)
         devices, tp = run["devices"], run["tensor_model_parallel_size"]
         for place, ranks, number in shapes(name, run):
             if number % ranks:

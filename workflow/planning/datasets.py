@@ -18,6 +18,11 @@ def is_own(entry):
     return not entry.keys().isdisjoint(OWN)
 
 
+def labels_of(entry):
+    """The closed set of answers, or None: they are free text."""
+    return entry.get("labels") if is_own(entry) else pubmedqa.LABELS
+
+
 def folds_of(entry):
     """Those that there are: files for training, validation and test are one."""
     return FOLDS if "items" in entry or not is_own(entry) else FOLDS[:1]
@@ -117,11 +122,11 @@ class DataSets:
         items' keys of the gold answer and of a person's."""
 
         def of_job(wildcards):
-            entry, flags = self.of_run(wildcards), {}
+            entry = self.of_run(wildcards)
             if is_own(entry):
-                flags = {"labels": entry.get("labels"), "gold": [entry["answer"]]}
+                flags = {"labels": labels_of(entry), "gold": [entry["answer"]]}
             else:
-                flags = {"labels": pubmedqa.LABELS, "gold": ["final_decision"], "human": ["reasoning_required_pred"]}
+                flags = {"labels": labels_of(entry), "gold": ["final_decision"], "human": ["reasoning_required_pred"]}
             return " ".join(f"--{name} {shlex.join(flags[name])}" for name in names if flags.get(name))
 
         return quickly(of_job)

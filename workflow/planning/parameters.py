@@ -91,7 +91,7 @@ class Parameters:
 
         def of_job(wildcards):
             run = self.config["runs"][wildcards.run]
-            return pattern.format(**run | run.get(group, {}), **wildcards)
+            return pattern.format(**run | run.get(group, {}) | dict(wildcards.items()))
 
         return quickly(of_job)
 

@@ -8,6 +8,13 @@ from . import Problem
 from .datasets import folds_of
 
 
+def below(target, directory):
+    """The parts of a target's path below a directory; none where it is elsewhere."""
+    if not os.path.isabs(directory) and os.path.isabs(target) and Path(target).is_relative_to(Path.cwd() / directory):
+        raise Problem(f"{target}: a target is a path from here: {os.path.relpath(target)}")
+    return Path(target).relative_to(directory).parts if Path(directory) in Path(target).parents else ()
+
+
 def check(target, runs, datasets, directory, before=""):
     """A file under `directory`, results/runs, is of one of the runs, and of a fold and seed that there can be.
 
@@ -16,11 +23,8 @@ def check(target, runs, datasets, directory, before=""):
     if target in runs and (not before.startswith("-") or before in ("-n", "--dry-run")):
         one = f"{directory}/{target}/fold0/seed0/metrics.json"
         raise Problem(f"{target}: is a run and no target. Put it under targets:, or ask for a file of it: {one}")
-    if not os.path.isabs(directory) and os.path.isabs(target) and Path(target).is_relative_to(Path.cwd() / directory):
-        raise Problem(f"{target}: a target is a path from here: {os.path.relpath(target)}")
-    if Path(directory) not in Path(target).parents:
+    if not (parts := below(target, directory)):
         return
-    parts = Path(target).relative_to(directory).parts
     run, fold, seed = (*parts, "", "")[:3]
     if run not in runs:
         raise Problem(f"{target}: {run} is not among runs: {', '.join(runs)}")

@@ -6,6 +6,9 @@ Out:  results/report.html
 """
 
 
+report: "../report/workflow.rst"
+
+
 rule write_report:
     """The page: table, pictures, errors, settings, costs and provenance of the runs under `targets:`."""
     input:

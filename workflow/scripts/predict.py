@@ -5,20 +5,22 @@
 Writes one JSON line an item, in the test set's order: its id, input, pred (greedy text), label (the item's answer, null
 where it has none) and, with --labels, logprob: each label's log-probability after the prompt, the sum over its tokens.
 Where one label's tokens begin another's, the end of the text is scored with all of them. How many tokens of each label
-were scored stands in the provenance as label_tokens.
+were scored stands in the provenance as label_tokens. The test set may be larger than memory.
 Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.03 image), 2.0.0rc0 and 2.2.1.
 """
 
 import json
+import math
 import os
 import shutil
 import sys
 import tempfile
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from common.code import digest
-from common.files import read_json, read_jsonl, write_json, write_jsonl
+from common.files import read_json, rows_of, write_json, write_jsonl
 from common.items import ID_KEYS
 from common.labels import told_apart
 from common.lock import hold
@@ -29,6 +31,8 @@ from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.resume import fingerprint, prepare
 from nemo_image.setup import arguments, describe_machine, end_distributed, exit_all, on_first_rank, prepare_nemo
+
+PART = 4096  # items that are in memory at once
 
 
 def load_model(config):
@@ -55,9 +59,17 @@ def load_model(config):
     return model, fused
 
 
-def predict(config, labels, items, batch_dir, known):
-    """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet.
-    Returns what to record: how many tokens of each label are scored, and how many items were shortened."""
+def parts_of(file, batch_size):
+    """(rows, the numbers of their batches) for each PART of a test set."""
+    rows, numbers = rows_of(file), range(0)
+    while part := list(islice(rows, max(PART, batch_size))):
+        numbers = range(numbers.stop, numbers.stop + math.ceil(len(part) / batch_size))
+        yield part, numbers
+
+
+def predict(config, test, labels, batch_dir, known):
+    """Writes batch_dir/{batch}.json, [[place of the item in its part, text, scores], …], of each batch that is not
+    known yet. Returns what to record: how many tokens of each label are scored, and how many items were shortened."""
     import torch
     from megatron.core import parallel_state
     from nemo_image.predictor import Predictor
@@ -72,32 +84,50 @@ def predict(config, labels, items, batch_dir, known):
     try:
         labels = told_apart(labels, model.tokenizer.eos_id)
     except ValueError as error:
-        exit_all(f"{config.settings.test}: {error}.")
+        exit_all(f"{test}: {error}.")
     read_on = max(config.settings.tokens_to_generate, *map(len, labels.values()), 0)
     room = config.settings.max_seq_length, read_on
-    file, shortened = fit(model.tokenizer, config.settings.test, *room, batch_dir.with_name("shortened.jsonl"))
-    items = read_jsonl(file) if shortened else items
-    # without the answer, which NeMo would make room for
-    prompts = [dataset._process_example({"input": item["input"], "output": ""})["context_ids"] for item in items]
+    file, shortened = fit(model.tokenizer, test, *room, batch_dir.with_name("shortened.jsonl"))
     predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused)
-    # Like lengths together: nothing is computed for padding. The longest first: if memory lacks, it does at once.
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    batches = [order[i : i + config.settings.batch_size] for i in range(0, len(order), config.settings.batch_size)]
-    left = [number for number in range(len(batches)) if number not in known]
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    progress = Progress("predict", len(batches), "batches", len(batches) - len(left)) if first else None
-    for done, number in enumerate(left[rank::ranks], start=1):
-        found = predictor.predict([prompts[index] for index in batches[number]])
-        if parallel_state.get_tensor_model_parallel_rank() == 0:
-            texts = [model.tokenizer.ids_to_text(text) for text, _ in found]
-            write_json(batch_dir / f"{number}.json", list(zip(batches[number], texts, [scores for _, scores in found])))
-        if first:
-            progress.to(len(batches) - len(left) + min(done * ranks, len(left)))
+    size, done = config.settings.batch_size, len(known)
+    if first:
+        progress = Progress("predict", sum(len(numbers) for _, numbers in parts_of(file, size)), "batches", done)
+    for items, numbers in parts_of(file, size):
+        if not (left := [number for number in numbers if number not in known]):
+            continue
+        # without the answer, which NeMo would make room for
+        prompts = [dataset._process_example({"input": item["input"], "output": ""})["context_ids"] for item in items]
+        # Like lengths together: nothing is computed for padding. The longest first: if memory lacks, it does at once.
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        batches = {number: order[place * size :][:size] for place, number in enumerate(numbers)}
+        for turn, number in enumerate(left[rank::ranks], start=1):
+            found = predictor.predict([prompts[index] for index in batches[number]])
+            if parallel_state.get_tensor_model_parallel_rank() == 0:
+                texts = [model.tokenizer.ids_to_text(text) for text, _ in found]
+                scores = [scores for _, scores in found]
+                write_json(batch_dir / f"{number}.json", list(zip(batches[number], texts, scores)))
+            if first:
+                progress.to(done + min(turn * ranks, len(left)))
+        done += len(left)
+        torch.distributed.barrier()  # rank 0 will read what all have written, and none waits for long
     if first:
         progress.close()
-    torch.distributed.barrier()  # rank 0 reads what all have written
     facts = {"label_tokens": {label: len(ids) for label, ids in labels.items()}} if labels else {}
     return facts | ({"shortened": {"test": shortened}} if shortened else {})
+
+
+def predictions(test, batch_size, batch_dir, scored):
+    """A row for each item, in the test set's order. scored: whether with the labels' log-probabilities."""
+    for items, numbers in parts_of(test, batch_size):
+        files = [batch_dir / f"{number}.json" for number in numbers]
+        found = {place: answer for file in files if file.exists() for place, *answer in read_json(file)}
+        if len(found) < len(items):
+            sys.exit(f"{test}: {len(items)} items, but predictions of {len(found)}")
+        for place, item in enumerate(items):
+            (text, scores), kept = found[place], (*ID_KEYS, "input")
+            row = {key: item[key] for key in kept if key in item} | {"pred": text, "label": item.get("output")}
+            yield row | ({"logprob": scores} if scored else {})
 
 
 def main():
@@ -116,9 +146,11 @@ def main():
 
     if args.settings["precision"] == 32:  # else TransformerEngine takes TF32; read by CUDA's libraries, before torch
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-    # for NeMo's index of the test set, which it would take for another test set's where it finds it again
+    # For NeMo, which indexes a test set in memory, its first item alone; by that it makes tokens of all.
+    first_item = args.work_dir / "first.jsonl"
+    # for its index, which it would take for another test set's where it finds it again
     index_dir = Path(tempfile.gettempdir(), f"predict-{os.environ['TORCHELASTIC_RUN_ID']}")
-    paths = {"base": str(args.base.resolve()), "test": str(args.test.resolve()), "index_dir": str(index_dir)}
+    paths = {"base": str(args.base.resolve()), "test": str(first_item.resolve()), "index_dir": str(index_dir)}
     paths["adapter"] = str(args.adapter.resolve()) if args.adapter else None
     config = load_config("predict.yaml", {**args.settings, "accelerator": args.accelerator, **paths})
     # NeMo counts batches over all copies of the model; predict() makes its own, each one micro batch to NeMo
@@ -136,6 +168,7 @@ def main():
         )
         prepare(args.work_dir, 1, mark)
         batch_dir.mkdir(exist_ok=True)
+        write_jsonl(first_item, islice(rows_of(args.test), 1))
 
     on_first_rank(prepare_work_dir, args.work_dir / "state/ready")
     # before the model loads, for which all ranks wait: so each finds the same here
@@ -143,17 +176,10 @@ def main():
     if known and os.environ["RANK"] == "0":
         say("predict", f"continues after {len(known)} batches")
     prepare_nemo(args.accelerator, args.base)
-    items, rows = read_jsonl(args.test), {}
-    facts = predict(config, args.labels, items, batch_dir, known)
+    facts = predict(config, args.test, args.labels, batch_dir, known)
     if os.environ["RANK"] == "0":
-        for file in batch_dir.glob("*.json"):
-            for index, text, scores in read_json(file):
-                row = {key: items[index][key] for key in (*ID_KEYS, "input") if key in items[index]}
-                rows[index] = row | {"pred": text, "label": items[index].get("output")}
-                rows[index] |= {"logprob": scores} if args.labels else {}
-        if sorted(rows) != list(range(len(items))):
-            sys.exit(f"{args.test}: {len(items)} items, but predictions of {len(rows)}")
-        write_jsonl(args.output, [rows[index] for index in range(len(items))])
+        batch_size = args.settings["batch_size"]
+        write_jsonl(args.output, predictions(args.test, batch_size, batch_dir, scored=bool(args.labels)))
         record(args.output, args.settings, inputs, **facts)
         shutil.rmtree(args.work_dir)
         shutil.rmtree(index_dir)

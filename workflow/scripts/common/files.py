@@ -52,11 +52,17 @@ def write_json(path, value, **options):
         partial.write_text(json.dumps(value, **options), encoding="utf-8")
 
 
-def read_jsonl(path):
+def rows_of(path):
+    """The rows of JSON Lines one by one: there may be too many for memory."""
     with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        yield from map(json.loads, file)
+
+
+def read_jsonl(path):
+    return list(rows_of(path))
 
 
 def write_jsonl(path, rows):
-    with replacing(path) as partial:
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    """rows: any number, each written as it comes."""
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)

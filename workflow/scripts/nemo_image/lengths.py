@@ -3,7 +3,7 @@ cut off the prompt's end, which is the question."""
 
 import os
 
-from common.files import read_jsonl, write_jsonl
+from common.files import rows_of, write_jsonl
 from common.items import id_of
 from nemo_image.setup import exit_all
 
@@ -36,20 +36,21 @@ def fit(tokenizer, file, max_seq_length, tokens_to_generate, shortened):
     def count(text):
         return len(tokenizer.text_to_ids(text.strip(" ")))
 
-    rows, number = read_jsonl(file), 0
-    for row in rows:
-        answer = len(tokenizer.text_to_ids(f" {row.get('output', '').strip(' ')}"))
-        longest = max_seq_length - max(answer, tokens_to_generate) - 1
-        if (tokens := count(row["input"])) <= longest:
-            continue
-        if "truncate" not in row or not shorten(row, longest, count):
-            long = f"has {tokens} tokens; max_seq_length leaves {max(longest, 0)} for it"
-            then = ", as shortening is not enough" if "truncate" in row else ", or name a column by truncate:"
-            exit_all(f"{file}: the prompt of {id_of(row)} {long}: raise that{then}.")
-        number += 1
-    if not number:
+    def fitting():
+        """(a row, whether it is shortened) of each."""
+        for row in rows_of(file):
+            answer = len(tokenizer.text_to_ids(f" {row.get('output', '').strip(' ')}"))
+            longest = max_seq_length - max(answer, tokens_to_generate) - 1
+            too_long = (tokens := count(row["input"])) > longest
+            if too_long and ("truncate" not in row or not shorten(row, longest, count)):
+                long = f"has {tokens} tokens; max_seq_length leaves {max(longest, 0)} for it"
+                then = ", as shortening is not enough" if "truncate" in row else ", or name a column by truncate:"
+                exit_all(f"{file}: the prompt of {id_of(row)} {long}: raise that{then}.")
+            yield row, too_long
+
+    if not (number := sum(is_short for _, is_short in fitting())):
         return file, 0
     if os.environ["RANK"] == "0":
-        write_jsonl(shortened, rows)
+        write_jsonl(shortened, (row for row, _ in fitting()))
     torch.distributed.barrier()
     return shortened, number

@@ -123,7 +123,7 @@ def read_parquet(file):
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches():
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):  # its default is 64 times as much
             for row in batch.to_pylist():
                 number += 1
                 yield f"row {number}", None, text_of(row)

@@ -1,0 +1,96 @@
+"""Questions: a data set with `test:` alone, of which a run's models are asked the answers, results/answers/."""
+
+import re
+import shlex
+from pathlib import Path
+
+from ..scripts.common import template
+from ..scripts.user_files.reading import rows
+from . import Problem
+from .datasets import check_file, folds_of, labels_of
+from .speed import quickly
+from .targets import below
+
+
+def are_in(entry):
+    """Whether a data set has `test` alone; there may be answers in it."""
+    return "test" in entry and "train" not in entry
+
+
+def labels_of_answers(config, run, dataset):
+    """Those of the questions; where they have none, of the run's own data set. None: free text."""
+    datasets = config["datasets"]
+    return labels_of(datasets[dataset]) or labels_of(datasets[config["runs"][run]["dataset"]])
+
+
+def models_of(run):
+    return [f"fold{fold}/seed{seed}/" for fold in run["folds"] for seed in run["seeds"]]
+
+
+def check_run(checks, name):
+    """A run in the table has answers to be scored by; of a file that is not there nobody knows."""
+    dataset = checks.config["runs"][name]["dataset"]
+    entry = checks.config["datasets"][dataset]
+    if name not in checks.config["targets"] or not are_in(entry) or not Path(entry["test"]).is_file():
+        return
+    try:
+        item = next((item for _, _, item in rows(entry["test"])), {})
+    except ValueError as error:
+        checks.refuse(["datasets", dataset, "test"], str(error))
+    if not str(item.get(entry["answer"]) or "").strip():  # then no item has one
+        ask = f"take {name} out of targets: and ask it: snakemake results/answers/{name}/{dataset}.tsv"
+        checks.refuse(["runs", name, "dataset"], f"{dataset} has no answers, so nothing can be scored; {ask}")
+
+
+def check_target(target, checks, directory):
+    """A file under `directory`, results/answers, is of a run and of questions. Free text is of one model."""
+    if not (parts := below(target, directory)):
+        return
+    runs, datasets = checks.config["runs"], checks.config["datasets"]
+    form = r"([^/]+)/(?:fold(\d)/seed(?:0|[1-9]\d*)/)?([^/]+)(?:\.tsv|/predictions\.[^/]+)"
+    if not (match := re.fullmatch(form, "/".join(parts))):
+        files = f"{directory}/RUN/DATASET.tsv, and of one model {directory}/RUN/fold0/seed0/DATASET.tsv"
+        raise Problem(f"{target}: answers are in {files}")
+    run, fold, dataset = match.groups()
+    if run not in runs:
+        raise Problem(f"{target}: {run} is not among runs: {', '.join(runs)}")
+    if dataset not in datasets or not are_in(datasets[dataset]):
+        asked = ", ".join(name for name, entry in datasets.items() if are_in(entry)) or "none yet"
+        raise Problem(f"{target}: {dataset} is not among the datasets with test: alone, which can be asked: {asked}")
+    entry, own = datasets[dataset], runs[run]["dataset"]
+    if fold and int(fold) not in folds_of(datasets[own]):
+        raise Problem(f"{target}: {own} has fold 0 only")
+    if not fold and len(models := models_of(runs[run])) > 1 and not labels_of_answers(checks.config, run, dataset):
+        one = f"{directory}/{run}/{models[0]}{dataset}.tsv"
+        raise Problem(f"{target}: without labels: {len(models)} models have no answer together. Ask one: {one}")
+    check_file(checks, ["datasets", dataset, "test"], entry, template.columns(entry["prompt"]), answered=False)
+
+
+class Questions:
+    """Of one configuration, for rules. A method with `of_job` in it returns a function of wildcards."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def names(self):
+        """A regular expression of the data sets of questions."""
+        names = [name for name, entry in self.config["datasets"].items() if are_in(entry)]
+        return "|".join(map(re.escape, names)) or "(?!)"
+
+    def labels(self):
+        """A flag for predict."""
+
+        def of_job(wildcards):
+            labels = labels_of_answers(self.config, wildcards.run, wildcards.dataset)
+            return f"--labels {shlex.join(labels)}" if labels else ""
+
+        return quickly(of_job)
+
+    def predictions(self):
+        """The paths of the predictions of {one} model or, where that is empty, of all of the run."""
+
+        def of_job(wildcards):
+            models = [wildcards.one] if wildcards.one else models_of(self.config["runs"][wildcards.run])
+            return [f"<results>/answers/{wildcards.run}/{one}{wildcards.dataset}/predictions.jsonl" for one in models]
+
+        return quickly(of_job)

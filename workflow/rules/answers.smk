@@ -1,0 +1,64 @@
+"""Questions, those of a data set with `test:` alone, asked of a run's models. On request:
+snakemake results/answers/lora/questions.tsv
+
+In:   `test:` of the data set, results/base/{model}/, results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo
+Out:  results/data/{dataset}/questions.jsonl
+      results/answers/{run}/fold{fold}/seed{seed}/{dataset}/predictions.jsonl and its .provenance.json
+      results/answers/{run}/{dataset}.tsv of all folds and seeds, results/answers/{run}/fold{fold}/seed{seed}/{dataset}.tsv
+      of one
+"""
+
+
+rule read_questions:
+    """The user's file as prompts, line by line: there may be more than memory holds, here and in the next steps."""
+    output:
+        ensure("<results>/data/{dataset}/questions.jsonl", non_empty=True),
+    log:
+        "<logs>/read_questions/{dataset}.log",
+    wildcard_constraints:
+        dataset=questions.names(),
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("read_questions"),
+        code=code("read_questions"),
+        file=flags("dataset", "test", "truncate", "sample", "seed"),
+        state=state_of("dataset", "test"),
+        columns=data_sets.columns(),
+    shell:
+        "python {params.script:q} {params.file} --columns {params.columns} --output {output:q} &> {log:q}"
+
+
+use rule predict as predict_questions with:
+    input:
+        base=of_run("<results>/base/{model}/model_config.yaml"),
+        adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
+        test="<results>/data/{dataset}/questions.jsonl",
+    output:
+        predictions=ensure("<results>/answers/{run}/fold{fold}/seed{seed}/{dataset}/predictions.jsonl", non_empty=True),
+        provenance="<results>/answers/{run}/fold{fold}/seed{seed}/{dataset}/predictions.provenance.json",
+    log:
+        "<logs>/predict_questions/{run}/fold{fold}-seed{seed}-{dataset}.log",
+    benchmark:
+        "<benchmarks>/predict_questions/{run}/fold{fold}-seed{seed}-{dataset}.tsv"
+    params:
+        task=questions.labels(),
+
+
+rule write_answers:
+    """The table of answers, of one model or, where no one is named, of all of the run together."""
+    input:
+        predictions=questions.predictions(),
+    output:
+        "<results>/answers/{run}/{one}{dataset}.tsv",
+    log:
+        "<logs>/write_answers/{run}/{one}{dataset}.log",
+    wildcard_constraints:
+        one=r"(fold\d/seed(0|[1-9]\d*)/)?",
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("write_answers"),
+        code=code("write_answers"),
+    shell:
+        "python {params.script:q} --predictions {input.predictions:q} --output {output:q} &> {log:q}"
