@@ -34,6 +34,7 @@ use rule predict as predict_questions with:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
         test="<results>/data/{dataset}/questions.jsonl",
+        chat_template=prompts.template(),
     output:
         predictions=ensure("<results>/answers/{run}/fold{fold}/seed{seed}/{dataset}/predictions.jsonl", non_empty=True),
         provenance="<results>/answers/{run}/fold{fold}/seed{seed}/{dataset}/predictions.provenance.json",
