@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from . import Problem, adapters, datasets, warm_start
+from . import Problem, adapters, datasets, prompts, warm_start
 from .defaults import share, without_nulls
 from .machine import shapes
 from .nemo_keys import has
@@ -67,6 +67,7 @@ class Checks:
     def check_runs(self, nemo_keys, fetched):
         """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there."""
         datasets.complete(self.config)
+        prompts.complete(self.config)
         for name in self.config["datasets"]:
             datasets.check(self, name)
         for name in self.config["targets"]:
@@ -77,6 +78,7 @@ class Checks:
             self.check_run(name, run, nemo_keys)
         for name, run in self.config["runs"].items():
             self.check_heads(name, run, fetched)
+            prompts.check(self, name, run, fetched)
             if "adapter" in run:
                 adapters.check(self, name)
             if "choose" in run:
@@ -161,6 +163,7 @@ class Checks:
             if candidate in self.config["targets"]:
                 problem = f"{candidate} is under targets: that would be choosing on test; take it out of one of them"
                 self.refuse(path, problem)
-            for key in run:
-                if key not in ("choose", "predict") and run[key] != self.config["runs"][candidate].get(key):
+            other = self.config["runs"][candidate]
+            for key in run | other:
+                if key not in ("choose", "train", "predict") and run.get(key) != other.get(key):
                     self.refuse(path, f"{candidate} and {name} differ in {key}, in which they must agree")

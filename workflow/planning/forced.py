@@ -39,11 +39,12 @@ def anew(workflow, rule):
 
 
 def flags_of_training(anew):
-    """Those flags, and --start-from FILE where training begins with an adapter. In one parameter, as all trainings
-    would be planned again if the rule's command had another."""
+    """Those flags, and --start-from FILE and --chat-template FILE where there are such. In one parameter, as all
+    trainings would be planned again if the rule's command had another."""
 
     def of_job(wildcards, input, output):
-        start = f"--start-from {shlex.quote(str(input.start_from))}" if input.start_from else ""
-        return Unrecorded(f"{start} {anew(wildcards, output)}".strip())
+        files = {"--start-from": input.start_from, "--chat-template": input.chat_template}
+        given = [f"{flag} {shlex.quote(str(file))}" for flag, file in files.items() if file]
+        return Unrecorded(" ".join(filter(None, [*given, str(anew(wildcards, output))])))
 
     return quickly(of_job)

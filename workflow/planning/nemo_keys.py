@@ -38,10 +38,18 @@ KEPT = (
     ("model.peft.lora_tuning.variant", "the workflow reads adapters of NeMo's own variant only"),
     ("model.peft.lora_tuning.weight_tying", "the workflow reads adapters without it only"),
 )
-# Prediction would go on without them.
+# Prediction would go on without them. Where the run or its data set has a key that holds for both, it is named.
 OF_PROMPT = re.compile(
-    r"model\.data\.(train|validation)_ds\."
-    r"(add_bos|add_eos|add_sep|label_key|prompt_template|truncation_\w+|answer_only_loss)"
+    r"model\.data\.(chat\w*|(train|validation)_ds\."
+    r"(add_bos|add_eos|add_sep|label_key|prompt_template|truncation_\w+|answer_only_loss))"
+)
+INSTEAD = (
+    ("add_bos", "add_bos: true in the run"),
+    ("chat", "chat_template: true in the run"),
+    ("prompt_template", "prompt: in the data set, or chat_template: true in the run"),
+    ("add_sep", "prompt: in the data set, or chat_template: true in the run"),
+    ("label_key", "answer: in the data set"),
+    ("truncation_", "truncate: in the data set"),
 )
 
 
@@ -70,7 +78,9 @@ def problem(override, values):
         if key.startswith(kept):
             return f"{key} stays as it is: {why}"
     if OF_PROMPT.fullmatch(key):
-        return f"{key} stays as it is: prediction would go on without it"
+        name = key.split(".")[-1]
+        instead = next((f"; write {words}" for start, words in INSTEAD if name.startswith(start)), "")
+        return f"{key} stays as it is: prediction would go on without it{instead}"
     path = key.split(".")
     setting = setting_of(values, path)
     if setting in OF_WORKFLOW:

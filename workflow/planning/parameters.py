@@ -11,6 +11,7 @@ import shlex
 from snakemake.settings.types import DeploymentMethod
 
 from ..scripts.common import code
+from . import prompts
 from .adapters import fetched
 from .changes import edited_steps, state, values_of, without_defaults
 from .container import kept_checksum
@@ -19,7 +20,7 @@ from .speed import quickly
 from .table import ADAPTED
 
 APPTAINER = DeploymentMethod.APPTAINER
-SHARED = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")
+SHARED = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length", *prompts.KEYS)
 
 
 class Unrecorded:
@@ -168,7 +169,8 @@ class Parameters:
 
         def of_job(wildcards):
             run = self.config["runs"][wildcards.run]
-            return Unrecorded(json.dumps({key: run[key] for key in SHARED} | run[group] | fixed, sort_keys=True))
+            shared = {key: run[key] for key in SHARED if key in run}
+            return Unrecorded(json.dumps(shared | run[group] | fixed, sort_keys=True))
 
         return quickly(of_job)
 
@@ -177,7 +179,7 @@ class Parameters:
 
         def of_job(wildcards):
             run = self.config["runs"][wildcards.run]
-            own = without_defaults({key: run[key] for key in SHARED}, self.schema["run"]["properties"])
+            own = without_defaults({key: run[key] for key in SHARED if key in run}, self.schema["run"]["properties"])
             return json.dumps(own | without_defaults(run[group], self.schema[group]["properties"]), sort_keys=True)
 
         return quickly(of_job)

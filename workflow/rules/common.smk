@@ -23,6 +23,7 @@ devices_to_predict = functools.partial(devices, group="predict")
 adapters = of_clone("planning.adapters").Adapters(config)
 data_sets = of_clone("planning.datasets").DataSets(config)
 task = data_sets.task
+prompts = of_clone("planning.prompts").Prompts(config)
 anew = of_clone("planning.forced").anew(workflow, GPU_RULES["train_lora"])
 flags_of_training = of_clone("planning.forced").flags_of_training
 

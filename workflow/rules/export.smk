@@ -17,6 +17,7 @@ rule export_adapter:
     input:
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
         snapshot=of_run("<resources>/hf/{model}/manifest.json"),
+        chat_template=prompts.template(),
     output:
         config="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
         weights="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_model.safetensors",
@@ -34,7 +35,7 @@ rule export_adapter:
         dir=subpath(output.config, parent=True),
     shell:
         "python {params.script:q} --adapter {input.adapter:q} --snapshot {params.snapshot:q}"
-        " --output-dir {params.dir:q} &> {log:q}"
+        " --chat-template {input.chat_template:q} --output-dir {params.dir:q} &> {log:q}"
 
 
 rule merge_model:

@@ -3,6 +3,7 @@
 In:   models:, and adapter: of runs:, in config/config.yaml
 Out:  resources/hf/{model}/manifest.json, written last beside the snapshot's files
       resources/hf/{owner}--{name}@{revision}/manifest.json, of an adapter
+      resources/hf/{model}/chat_template.jinja, for runs with `chat_template:`
 """
 
 
@@ -45,3 +46,24 @@ rule dequantize_gguf:
         dir=subpath(output[0], parent=True),
     shell:
         "python {params.script:q} {params.source} --output-dir {params.dir:q} &> {log:q}"
+
+
+rule extract_chat_template:
+    """The model's chat template as a file of its own, for runs with `chat_template:`. Refuses a model without."""
+    input:
+        manifest="<resources>/hf/{model}/manifest.json",
+    output:
+        "<resources>/hf/{model}/chat_template.jinja",
+    log:
+        "<logs>/extract_chat_template/{model}.log",
+    priority: 1  # what is refused, before GPUs are at work
+    localrule: True
+    conda:
+        "../../envs/host.yaml"
+    params:
+        script=script("extract_chat_template"),
+        code=code("extract_chat_template"),
+        source=flags("model", "repo", "revision", "snapshot", "gguf"),
+        file=prompts.state_of_template,
+    shell:
+        "python {params.script:q} {params.source} --output {output:q} &> {log:q}"

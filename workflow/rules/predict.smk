@@ -11,6 +11,7 @@ rule predict:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
         test=of_run("<results>/data/{dataset}/{label}/test.jsonl"),
+        chat_template=prompts.template(),
     output:
         predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl", non_empty=True),
         provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
@@ -41,6 +42,7 @@ rule predict:
         " --base {params.base:q}"
         " --adapter {input.adapter:q}"
         " --test {input.test:q}"
+        " --chat-template {input.chat_template:q}"
         " --settings {params.settings:q} {params.task}"
         " --work-dir {params.work_dir:q}/prediction"
         " --output {output.predictions:q} &> {log:q}"

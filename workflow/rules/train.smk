@@ -14,6 +14,7 @@ rule train_lora:
         train=train_jsonl(),
         val=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),
         start_from=start_adapter(),
+        chat_template=prompts.template(),
     output:
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
         provenance="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",

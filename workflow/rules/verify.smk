@@ -42,6 +42,7 @@ use rule predict as predict_for_export with:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
         test=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),  # no candidate answers test items
+        chat_template=prompts.template(),
     output:
         predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.jsonl", non_empty=True),
         provenance="<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.provenance.json",
@@ -60,6 +61,7 @@ rule verify_export:
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
         merged=lambda w: [f"<results>/runs/{w.run}/fold{w.fold}/seed{w.seed}/merged/config.json"][: w.form == "merged"],
         predictions="<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.jsonl",
+        chat_template=prompts.template(),
     output:
         "<results>/runs/{run}/fold{fold}/seed{seed}/{form,peft|merged}.verification.tsv",
     log:
@@ -73,6 +75,8 @@ rule verify_export:
         snapshot=subpath(input.snapshot, parent=True),
         adapter=subpath(input.adapter, parent=True),
         tokens=of_run("{predict[tokens_to_generate]}"),
+        prompts=prompts.flags(),
     shell:
         "python {params.script:q} --snapshot {params.snapshot:q} --adapter {params.adapter:q} --merged {input.merged:q}"
-        " --predictions {input.predictions:q} --tokens-to-generate {params.tokens} --output {output:q} &> {log:q}"
+        " --predictions {input.predictions:q} --tokens-to-generate {params.tokens} {params.prompts}"
+        " --output {output:q} &> {log:q}"

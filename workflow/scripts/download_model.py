@@ -109,13 +109,15 @@ def fetch_all(repo, revision, directory, patterns):
     write_manifest(directory, repo, commit, known, patterns)
 
 
-def from_hub(repo, revision, directory, patterns=PATTERNS):
+@contextlib.contextmanager
+def explain_errors(repo, revision, directory):
+    """What goes wrong with the Hub in the block ends the call in a sentence."""
     logging.set_verbosity_error()
     disable_progress_bars()  # one for each file; ours is of the whole
     configure_http_backend(patient_session)
     log_in = "set HF_TOKEN or log in with hf auth"
     try:
-        fetch_all(repo, revision, directory, patterns)
+        yield
     except errors.GatedRepoError:
         sys.exit(f"{repo} is gated: accept its terms on {ENDPOINT}/{repo}, then {log_in}, as the user who did.")
     except errors.RevisionNotFoundError:
@@ -169,10 +171,9 @@ def main():
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C waits until the files under way are there
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    if args.repo:
-        from_hub(args.repo, args.revision, args.output_dir)
-    elif args.adapter:
-        from_hub(args.adapter, args.revision, args.output_dir, ADAPTER)
+    if repo := args.repo or args.adapter:
+        with explain_errors(repo, args.revision, args.output_dir):
+            fetch_all(repo, args.revision, args.output_dir, PATTERNS if args.repo else ADAPTER)
     else:
         from_directory(args.snapshot, args.output_dir)
 

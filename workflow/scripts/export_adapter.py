@@ -3,6 +3,7 @@
 What is written, beside what else may lie there:
   adapter_model.safetensors   lora_A and lora_B of each module, in the adapter's own precision
   tokenizer files             the base model's, as they are
+  chat_template.jinja         the base model's, with --chat-template
   adapter_config.json         rank, alpha, modules and base; where it stands, the rest is whole
 The base is named as on the Hub, with its revision; one from elsewhere by the directory --snapshot.
 The same adapter gives the same bytes.
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from common.chat import FILE as CHAT_TEMPLATE
 from common.files import replacing, write_json
 from model_formats.lora import by_module, peft_config
 from model_formats.manifest import snapshot_files
@@ -33,6 +35,8 @@ def main():
         "--adapter", required=True, type=Path, help="written by train_lora.py, of any tensor parallelism"
     )
     parser.add_argument("--snapshot", required=True, type=Path, help="the base model's, with manifest.json")
+    help = "of an adapter whose prompts went through it in training: the template's file"
+    parser.add_argument("--chat-template", nargs="?", type=Path, help=help)
     parser.add_argument("--output-dir", required=True, type=Path)
     args = parser.parse_args()
 
@@ -46,7 +50,8 @@ def main():
     written = peft_config(config, modules, snapshot, base, revision)
     tokenizer, output = tokenizer_files(args.snapshot), args.output_dir
     output.mkdir(parents=True, exist_ok=True)
-    (output / "adapter_config.json").unlink(missing_ok=True)
+    for name in ("adapter_config.json", CHAT_TEMPLATE):
+        (output / name).unlink(missing_ok=True)
     for file in tokenizer_files(output):
         if file.name not in [own.name for own in tokenizer]:  # another model's
             file.unlink()
@@ -57,7 +62,7 @@ def main():
     }
     with replacing(output / "adapter_model.safetensors") as partial:
         partial.write_bytes(save(weights, metadata={"format": "pt"}))  # save_file's is its owner's only
-    for file in tokenizer:
+    for file in [*tokenizer, *filter(None, [args.chat_template])]:
         with replacing(output / file.name) as partial:
             shutil.copyfile(file, partial)
     write_json(output / "adapter_config.json", written, indent=2)

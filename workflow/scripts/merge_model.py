@@ -2,7 +2,8 @@
 
 The result is a whole Hugging Face snapshot, in the snapshot's own files. In the adapter's modules W + scale · B A,
 computed in fp32 and rounded once to the snapshot's dtype, stands in W's place; all other bytes are the snapshot's own,
-those of config.json and the tokenizer, too. A few blocks are in memory at once.
+those of config.json and the tokenizer, too. A chat template of the adapter's stands beside them. A few blocks are in
+memory at once.
 """
 
 import argparse
@@ -15,6 +16,7 @@ for library in ("OPENBLAS", "MKL", "OMP"):  # each of the threads here multiplie
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
 import numpy as np
+from common.chat import FILE as CHAT_TEMPLATE
 from model_formats.directory import replacing_directory, write_in_threads
 from model_formats.manifest import belongs, snapshot_files
 from model_formats.peft_adapter import DTYPES, PeftAdapter, to_fp32
@@ -84,7 +86,7 @@ def is_merged_model(output, snapshot):
     """Or a part of one: without config.json, which Snakemake removes before it calls."""
     return (
         output.is_dir()
-        and all(belongs(file.name) for file in output.iterdir())
+        and all(belongs(file.name) or file.name == CHAT_TEMPLATE for file in output.iterdir())
         and not output.samefile(snapshot.directory)
     )
 
@@ -106,6 +108,8 @@ def main():
     size = sum(file.stat().st_size for file in snapshot_files(snapshot.directory))
     with replacing_directory(output, size, "merge_model") as new:
         merge(snapshot, adapter, new)
+        if (template := args.adapter / CHAT_TEMPLATE).exists():
+            shutil.copyfile(template, new / CHAT_TEMPLATE)
     print(f"{output}: {len(adapter.modules)} modules merged, {snapshot.dtype}, {size / 1e9:.2f} GB")
 
 

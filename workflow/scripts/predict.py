@@ -27,6 +27,7 @@ from common.provenance import record
 from nemo_image import setup
 from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
+from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import fingerprint, prepare
 from nemo_image.setup import arguments, describe_machine, end_distributed, exit_all, on_first_rank, prepare_nemo
 
@@ -55,7 +56,7 @@ def load_model(config):
     return model, fused
 
 
-def predict(config, labels, items, batch_dir, known):
+def predict(config, chat_template, labels, items, batch_dir, known):
     """Writes batch_dir/{batch}.json, [[index of the item, text, scores], …], of each batch that is not known yet.
     Returns what to record: how many tokens of each label are scored, and how many items were shortened."""
     import torch
@@ -66,28 +67,29 @@ def predict(config, labels, items, batch_dir, known):
     first = os.environ["RANK"] == "0"
     if first:
         say("predict", "the model is loaded")
+    prompts = use_prompts(model.tokenizer, chat_template, config.model.data.test_ds.add_bos)
     dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]
     # tokens as in training
     labels = {label: dataset._process_example({"input": "", "output": label})["answer_ids"] for label in labels}
     try:
-        labels = told_apart(labels, model.tokenizer.eos_id)
+        labels = told_apart(labels, prompts.end)
     except ValueError as error:
         exit_all(f"{config.settings.test}: {error}.")
     read_on = max(config.settings.tokens_to_generate, *map(len, labels.values()), 0)
     room = config.settings.max_seq_length, read_on
-    file, shortened = fit(model.tokenizer, config.settings.test, *room, batch_dir.with_name("shortened.jsonl"))
+    file, shortened = fit(prompts, config.settings.test, *room, batch_dir.with_name("shortened.jsonl"))
     items = read_jsonl(file) if shortened else items
     # without the answer, which NeMo would make room for
-    prompts = [dataset._process_example({"input": item["input"], "output": ""})["context_ids"] for item in items]
-    predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused)
+    contexts = [dataset._process_example({"input": item["input"], "output": ""})["context_ids"] for item in items]
+    predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused, end=prompts.end[-1])
     # Like lengths together: nothing is computed for padding. The longest first: if memory lacks, it does at once.
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    order = sorted(range(len(contexts)), key=lambda index: -len(contexts[index]))
     batches = [order[i : i + config.settings.batch_size] for i in range(0, len(order), config.settings.batch_size)]
     left = [number for number in range(len(batches)) if number not in known]
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     progress = Progress("predict", len(batches), "batches", len(batches) - len(left)) if first else None
     for done, number in enumerate(left[rank::ranks], start=1):
-        found = predictor.predict([prompts[index] for index in batches[number]])
+        found = predictor.predict([contexts[index] for index in batches[number]])
         if parallel_state.get_tensor_model_parallel_rank() == 0:
             texts = [model.tokenizer.ids_to_text(text) for text, _ in found]
             write_json(batch_dir / f"{number}.json", list(zip(batches[number], texts, [scores for _, scores in found])))
@@ -109,6 +111,7 @@ def main():
     parser.add_argument(
         "--labels", nargs="+", default=[], metavar="LABEL", help="a closed set of answers; none: free text"
     )
+    parser.add_argument("--chat-template", nargs="?", type=Path, help=CHAT_TEMPLATE)
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `predict:` settings")
     parser.add_argument("--work-dir", required=True, type=Path, help="batches that are done; removed at the end")
     parser.add_argument("--output", required=True, type=Path)
@@ -126,6 +129,8 @@ def main():
     describe_machine("predict", args.accelerator, args.settings)
     refuse_tensor_parallelism(args.base, config.settings.tensor_model_parallel_size)
     inputs = {"base": args.base / "model_config.yaml", "adapter": args.adapter, "test": args.test}
+    if args.chat_template:
+        inputs["chat_template"] = args.chat_template
     batch_dir = args.work_dir / "batches"
 
     def prepare_work_dir():
@@ -144,7 +149,7 @@ def main():
         say("predict", f"continues after {len(known)} batches")
     prepare_nemo(args.accelerator, args.base)
     items, rows = read_jsonl(args.test), {}
-    facts = predict(config, args.labels, items, batch_dir, known)
+    facts = predict(config, args.chat_template, args.labels, items, batch_dir, known)
     if os.environ["RANK"] == "0":
         for file in batch_dir.glob("*.json"):
             for index, text, scores in read_json(file):

@@ -22,6 +22,7 @@ from common.provenance import START, record
 from nemo_image import kept, setup
 from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
+from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import make_exact, prepare, refuse_unfinished, stop_in_time
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
 from omegaconf import OmegaConf
@@ -43,10 +44,11 @@ def average_gradients(model, optimizer):
         model._optimizer.allreduce_main_grads()
 
 
-def train(config, start, end):
+def train(config, start, chat_template, end):
     """Fits the adapter; returns the path of NeMo's .nemo file with it and, on rank 0, what to record of the training.
 
-    start: the adapter.nemo to begin with, or None. Exits before `end`, a time.time().
+    start: the adapter.nemo to begin with, chat_template: the template's file; each or None. Exits before `end`, a
+    time.time().
     """
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
@@ -77,10 +79,11 @@ def train(config, start, end):
     if first:
         say("train_lora", "the model is loaded")
     directory, shortened = Path(config.exp_manager.explicit_log_dir), {}
+    prompts = use_prompts(model.tokenizer, chat_template, model.cfg.data.train_ds.add_bos)
     for name, data in ("train", model.cfg.data.train_ds), ("val", model.cfg.data.validation_ds):
         room = config.settings.max_seq_length, data.get("tokens_to_generate", 0)
         file = directory / f"shortened-{name}.jsonl"
-        file, shortened[name] = fit(model.tokenizer, config.settings[name], *room, file)
+        file, shortened[name] = fit(prompts, config.settings[name], *room, file)
         data.file_names = [str(file)]
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
     if start:  # before fit(), which puts a checkpoint's weights in their place where there is one
@@ -123,6 +126,7 @@ def main():
     parser.add_argument("--train", required=True, type=Path, help="JSON Lines: input, output")
     parser.add_argument("--val", required=True, type=Path, help="JSON Lines; the checkpoint with its lowest loss wins")
     parser.add_argument("--start-from", type=Path, help="the adapter to begin with; none: a new one")
+    parser.add_argument("--chat-template", type=Path, help=CHAT_TEMPLATE)
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `train:` settings")
     parser.add_argument("--seed", required=True, type=int, help="0, 1, …: added to NeMo's default seed")
     parser.add_argument("--time-limit", required=True, type=float, help="minutes; stops in time, to be continued")
@@ -140,8 +144,7 @@ def main():
         )
 
     inputs = {"base": args.base / "model_config.yaml", "train": args.train, "val": args.val}
-    if args.start_from:
-        inputs["start_from"] = args.start_from
+    inputs |= {name: file for name in ("start_from", "chat_template") if (file := getattr(args, name))}
     paths = {name: str(getattr(args, name).resolve()) for name in ("base", "train", "val", "work_dir")}
     training = kept.Training(args.work_dir, args.output, config_for, paths, inputs)
     config = config_for(**paths | {"work_dir": str(training.directory.resolve())})
@@ -166,7 +169,8 @@ def main():
     first = os.environ["RANK"] == "0"
     if not training.is_finished():
         prepare_nemo(args.accelerator, args.base)
-        adapter, facts = train(config, args.start_from, START.timestamp() + 60 * (args.time_limit - START_UP))
+        end = START.timestamp() + 60 * (args.time_limit - START_UP)
+        adapter, facts = train(config, args.start_from, args.chat_template, end)
         if first:
             publish(adapter, training.adapter)
             facts |= {"loss": training.loss, "code": digest(__file__)}

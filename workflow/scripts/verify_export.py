@@ -17,6 +17,7 @@ from typing import NamedTuple
 import peft
 import torch
 import transformers
+from common.chat import Chat
 from common.files import read_jsonl, replacing
 from common.labels import told_apart
 from common.progress import Progress
@@ -46,20 +47,30 @@ class Answer(NamedTuple):
     lead: float = 0.0  # the likeliest token was always ahead of the second by as much; of less, rounding may decide
 
 
+class Plain:
+    """The tokens of a prompt without the space at its end, and of an answer with a space before it; as Chat has it."""
+
+    def __init__(self, tokenizer, add_bos):
+        self.tokenizer, self.end = tokenizer, [tokenizer.eos_token_id]
+        self.bos = [tokenizer.bos_token_id] if add_bos else []
+
+    def prompt(self, text):
+        return self.bos + self.tokenizer(text.strip(" "), add_special_tokens=False).input_ids
+
+    def split(self, prompt, answer):
+        before = self.prompt(prompt)
+        return before, self.prompt(f"{prompt.strip(' ')} {answer}")[len(before) :]
+
+
 class Asker:
-    """Asks a model as predict.py asks NeMo's: the prompt without the space at its end and without BOS, a label's tokens
-    with the space before it, text until EOS."""
+    """Asks a model as predict.py asks NeMo's: prompts by `prompts`, text until EOS or the template's end of a turn."""
 
-    def __init__(self, rows, tokenizer, tokens_to_generate):
-        self.tokenizer, self.tokens_to_generate, self.items = tokenizer, tokens_to_generate, []
+    def __init__(self, rows, prompts, tokens_to_generate):
+        self.tokenizer, self.tokens_to_generate, self.items = prompts.tokenizer, tokens_to_generate, []
+        self.ends = {prompts.tokenizer.eos_token_id, prompts.end[-1]}
         for row in rows:
-            prompt = self.ids(row["input"].strip(" "))
-            labels = {label: self.ids(f"{row['input'].strip(' ')} {label}") for label in row.get("logprob", ())}
-            labels = {label: ids[len(prompt) :] for label, ids in labels.items()}
-            self.items.append((prompt, told_apart(labels, tokenizer.eos_token_id)))
-
-    def ids(self, text):
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+            labels = {label: prompts.split(row["input"], label)[1] for label in row.get("logprob", ())}
+            self.items.append((prompts.prompt(row["input"]), told_apart(labels, prompts.end)))
 
     def answer(self, model, prompt, labels):
         read = model(torch.tensor([prompt]), use_cache=True)
@@ -72,7 +83,7 @@ class Asker:
         while True:
             (first, second), (token, _) = logits.topk(2)
             lead = min(lead, float(first - second))
-            if token == self.tokenizer.eos_token_id:
+            if int(token) in self.ends:
                 break
             text.append(int(token))
             if len(text) == self.tokens_to_generate:
@@ -92,9 +103,11 @@ class Asker:
         return found
 
 
-def ask_all(snapshot, adapter, merged, rows, tokens_to_generate):
+def ask_all(snapshot, adapter, merged, rows, tokens_to_generate, chat_template=None, add_bos=False):
     """{name of a model: its answers}, NeMo's among them; the last one is to be verified."""
-    asker = Asker(rows, load(transformers.AutoTokenizer, merged or adapter), tokens_to_generate)
+    tokenizer = load(transformers.AutoTokenizer, merged or adapter)
+    prompts = Chat(tokenizer, chat_template, add_bos) if chat_template else Plain(tokenizer, add_bos)
+    asker = Asker(rows, prompts, tokens_to_generate)
     base = load(transformers.AutoModelForCausalLM, snapshot.directory).float()
     model = load(peft.PeftModel, base, adapter).float()
     with model.disable_adapter():
@@ -157,12 +170,19 @@ def main():
     )
     parser.add_argument("--predictions", required=True, type=Path, help="predict.py's, of precision 32")
     parser.add_argument("--tokens-to-generate", required=True, type=int, help="as predict.py had it")
+    parser.add_argument(
+        "--chat-template", type=Path, help="file of the template that prompts go through; none: as they are"
+    )
+    parser.add_argument("--add-bos", action="store_true", help="the tokenizer's BOS stands before prompts")
     parser.add_argument("--items", type=int, default=10, help="so many of the predictions, the first ones")
     parser.add_argument("--output", required=True, type=Path, help="table, tab-separated")
     args = parser.parse_args()
 
     rows, merged = read_jsonl(args.predictions)[: args.items], args.merged and args.merged.parent
-    answers = ask_all(Snapshot(args.snapshot), args.adapter, merged, rows, args.tokens_to_generate)
+    template = args.chat_template and args.chat_template.read_text(encoding="utf-8")
+    answers = ask_all(
+        Snapshot(args.snapshot), args.adapter, merged, rows, args.tokens_to_generate, template, args.add_bos
+    )
     said, good = compare(answers)
     lines = "\n".join(table(answers))
     print(lines)

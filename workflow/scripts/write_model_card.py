@@ -163,6 +163,7 @@ def main():
         "is_own": is_own,
         "example": {"input": dataset["prompt"], "output": labels[0] if labels else "…"} if is_own else val[0],
         "tokens": special_tokens(directory),
+        **{key: settings.get(key, False) for key in ("add_bos", "chat_template")},
         "dtype": DTYPES[str(settings["precision"])],
         "max_new_tokens": args.max_new_tokens,
         "vllm_rank": next((rank for rank in VLLM_RANKS if rank >= lora["r"]), None),

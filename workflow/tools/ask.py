@@ -2,8 +2,9 @@
 
     python workflow/tools/ask.py results/runs/lora/fold0/seed0/peft "QUESTION:…"
 
-A prompt has the form that it had in training, as README.md in the directory shows it. On a GPU the base model computes
-in its own precision, on a CPU in fp32. The answer has 20 tokens at most.
+A prompt has the form that it had in training, as README.md in the directory shows it. It goes through
+chat_template.jinja, which the directory has of a run with `chat_template: true`; to `add_bos: true` belongs --add-bos.
+On a GPU the base model computes in its own precision, on a CPU in fp32. The answer has 20 tokens at most.
 """
 
 import argparse
@@ -19,6 +20,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="with adapter_config.json, which names the base model")
     parser.add_argument("prompt", nargs="?", help="or on standard input")
+    parser.add_argument("--add-bos", action="store_true", help="of a run with add_bos: true")
     args = parser.parse_args()
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not (args.directory / file).is_file():
@@ -33,10 +35,16 @@ def main():
         why = str(error).splitlines()[0]
         sys.exit(f"{base}: no base model, neither there, seen from {Path.cwd()}, nor on the Hugging Face Hub: {why}")
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.directory)
-    options = {"add_special_tokens": False, "return_token_type_ids": False, "return_tensors": "pt"}
-    tokens = tokenizer(prompt.strip(" "), **options).to(model.device)  # as in training
-    answer = model.generate(**tokens, max_new_tokens=20, do_sample=False)[0]
-    print(tokenizer.decode(answer[tokens.input_ids.shape[1] :], skip_special_tokens=True).strip())
+    text = prompt.strip(" ")  # as in training, also what follows
+    if (args.directory / "chat_template.jinja").is_file():
+        turns = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    if args.add_bos and tokens[:1] != [tokenizer.bos_token_id]:
+        tokens.insert(0, tokenizer.bos_token_id)
+    tokens = torch.tensor([tokens]).to(model.device)
+    answer = model.generate(input_ids=tokens, max_new_tokens=20, do_sample=False)[0]
+    print(tokenizer.decode(answer[tokens.shape[1] :], skip_special_tokens=True).strip())
 
 
 if __name__ == "__main__":

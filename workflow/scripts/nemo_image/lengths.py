@@ -25,25 +25,28 @@ def shorten(row, longest, count):
     return True
 
 
-def fit(tokenizer, file, max_seq_length, tokens_to_generate, shortened):
+def fit(prompts, file, max_seq_length, tokens_to_generate, shortened):
     """(the JSON Lines to read in place of a file, it or `shortened`, written here; how many items are shortened there)
 
     NeMo counts the prompt, the answer or as many tokens as are to be generated, and an end. Exits where an item has
-    more and can't be shortened.
+    more and can't be shortened. prompts: as use_prompts returns it.
     """
     import torch
 
     def count(text):
-        return len(tokenizer.text_to_ids(text.strip(" ")))
+        return len(prompts.prompt(text))
 
     rows, number = read_jsonl(file), 0
     for row in rows:
-        answer = len(tokenizer.text_to_ids(f" {row.get('output', '').strip(' ')}"))
-        longest = max_seq_length - max(answer, tokens_to_generate) - 1
-        if (tokens := count(row["input"])) <= longest:
+        try:
+            prompt, answer = map(len, prompts.split(row["input"], row.get("output", "")))
+        except ValueError as error:
+            exit_all(f"{file}: {id_of(row)}: {error}.")
+        longest = max_seq_length - max(answer, tokens_to_generate) - len(prompts.end)
+        if prompt <= longest:
             continue
         if "truncate" not in row or not shorten(row, longest, count):
-            long = f"has {tokens} tokens; max_seq_length leaves {max(longest, 0)} for it"
+            long = f"has {prompt} tokens; max_seq_length leaves {max(longest, 0)} for it"
             then = ", as shortening is not enough" if "truncate" in row else ", or name a column by truncate:"
             exit_all(f"{file}: the prompt of {id_of(row)} {long}: raise that{then}.")
         number += 1

@@ -1,6 +1,6 @@
 """Greedy text and label scores of batches of prompts with NeMo's model. Needs only NeMo and what it needs."""
 
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import torch
 import torch.nn.functional as F
@@ -49,9 +49,10 @@ class Predictor:
     would take longer than its arithmetic, are recorded once a batch as a CUDA graph.
     """
 
-    def __init__(self, model, labels, tokens_to_generate, flash):
-        """labels: {label: its token ids}; flash: as of PackedAttention."""
+    def __init__(self, model, labels, tokens_to_generate, flash, end=None):
+        """labels: {label: its token ids}; flash: as of PackedAttention; end: the token that ends a text as EOS does."""
         self.model, self.labels, self.tokens_to_generate = model, labels, tokens_to_generate
+        self.ends = [model.tokenizer.eos_id, *([] if end in (None, model.tokenizer.eos_id) else [end])]
         self.room = max(tokens_to_generate, *map(len, labels.values()), 0) - 1  # tokens read after a prompt
         self.graphs = True  # where there is a GPU
         self.gpt = getattr(model.model, "module", model.model)  # without what casts to megatron_amp_O2's precision
@@ -126,7 +127,7 @@ class Predictor:
     @torch.no_grad()
     def predict(self, prompts):
         """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability})."""
-        eos = self.model.tokenizer.eos_id
+        ends = torch.tensor(self.ends).cuda()
         self.lengths = torch.tensor([len(prompt) for prompt in prompts]).cuda()
         logprobs = self.read_prompts(prompts)
         scores = logprobs[:, [ids[0] for ids in self.labels.values()]]
@@ -135,9 +136,9 @@ class Predictor:
                 after = self.read_next(torch.full_like(self.lengths, token), self.lengths + place)
                 scores[:, number] += after[:, following]
         text = logprobs.argmax(dim=-1)[:, None]
-        while text.shape[1] < self.tokens_to_generate and not bool((text == eos).any(dim=1).all()):
+        while text.shape[1] < self.tokens_to_generate and not bool(torch.isin(text, ends).any(dim=1).all()):
             logprobs = self.read_next(text[:, -1], self.lengths + text.shape[1] - 1)
             text = torch.cat([text, logprobs.argmax(dim=-1, keepdim=True)], dim=1)
         self.graph = None  # NCCL does not end before its graphs
-        texts = [ids[: ids.index(eos)] if eos in ids else ids for ids in text.tolist()]
+        texts = [list(takewhile(lambda token: token not in self.ends, ids)) for ids in text.tolist()]
         return [(ids, dict(zip(self.labels, row))) for ids, row in zip(texts, scores.tolist())]

@@ -1,0 +1,70 @@
+"""How prompts reach the model, by a run's `chat_template:` and `add_bos:`: what rules are told, and what is refused."""
+
+import json
+import shlex
+from pathlib import Path
+
+from ..scripts.common.chat import FILE
+from .changes import state
+from .speed import quickly
+
+KEYS = ("add_bos", "chat_template")
+
+
+def complete(config):
+    """A key that says false is none, so that runs with and without it are the same."""
+    for run in config["runs"].values():
+        for key in KEYS:
+            if run.get(key) is False:
+                del run[key]
+
+
+def check(checks, name, run, fetched):
+    """Refuses, where the model's files are on this machine, what its tokenizer has not; else the job itself does."""
+    model = checks.config["models"][run["model"]]
+    here = Path(model["snapshot"]) if "snapshot" in model else Path(fetched, run["model"])
+    if not (set(KEYS) & run.keys() and (here / "config.json").is_file()):
+        return
+    config = {}
+    for file in (here / "special_tokens_map.json", here / "tokenizer_config.json"):
+        try:
+            config |= json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except (ValueError, TypeError) as error:
+            checks.refuse(["models", run["model"]], f"{file} is no tokenizer's configuration: {error}")
+    unsaid = None if config.get("tokenizer_class") == "PreTrainedTokenizerFast" else "that of its class"
+    if "add_bos" in run and config.get("bos_token", unsaid) is None:
+        checks.refuse(["runs", name, "add_bos"], f"the tokenizer of {run['model']} has no BOS ({here})")
+    if "chat_template" in run and "snapshot" in model and not (config.get("chat_template") or (here / FILE).is_file()):
+        problem = f"{run['model']} has none, neither in {FILE} nor in tokenizer_config.json ({here})"
+        checks.refuse(["runs", name, "chat_template"], f"{problem}; take an Instruct model")
+
+
+class Prompts:
+    """What rules are told. A method with `of_job` in it returns a function of wildcards."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def template(self):
+        """The path of the chat template of a run that has `chat_template:`; none of others."""
+
+        def of_job(wildcards):
+            run = self.config["runs"][wildcards.run]
+            return f"<resources>/hf/{run['model']}/{FILE}" if "chat_template" in run else []
+
+        return quickly(of_job)
+
+    def flags(self):
+        """The same, and `add_bos:`, on a command line."""
+
+        def of_job(wildcards, input):
+            flags = ["--add-bos"] if "add_bos" in self.config["runs"][wildcards.run] else []
+            flags += ["--chat-template", str(input.chat_template)] if input.chat_template else []
+            return shlex.join(flags)
+
+        return quickly(of_job)
+
+    def state_of_template(self, wildcards):
+        """A checksum of a local snapshot's own template; download_model looks at its other files."""
+        model = self.config["models"][wildcards.model]
+        return state(str(Path(model["snapshot"], FILE))) if "snapshot" in model else ""
