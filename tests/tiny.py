@@ -26,7 +26,7 @@ def lines():
     return (line for text in texts for line in text.splitlines())
 
 
-def write_sentencepiece(directory, words):
+def write_sentencepiece(directory, words, **options):
     """tokenizer.model"""
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=lines(),
@@ -41,6 +41,7 @@ def write_sentencepiece(directory, words):
         hard_vocab_limit=False,
         normalization_rule_name="identity",
         minloglevel=2,
+        **options,
     )
     (directory / "tokenizer.vocab").unlink()
     tokenizer = {"tokenizer_class": "LlamaTokenizer", **SPECIAL}

@@ -35,7 +35,8 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "runs: {lora: {train: {repeat_maybe: 1}}}": "runs.lora.train.repeat_maybe: 1 is less than the minimum of 2",
     "runs: {base: {repeat_maybe: 2}}": (
         "runs.base.repeat_maybe: no such key; there are model, dataset, label, folds, seeds, devices, "
-        "tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, train, choose, adapter, predict"
+        "tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, add_bos, chat_template, train, "
+        "choose, adapter, predict"
     ),
     "runs: {lora: {folds: [0, 10]}}": "runs.lora.folds: 10 is greater than the maximum of 9",
     "runs: {lora: {label: gold}}": (
@@ -85,7 +86,23 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
             "model.seed=1": "model.seed stays as it is: the workflow sets it",
             "model.data.train_ds.file_names=[x]": "model.data.train_ds.file_names stays as it is: the workflow sets it",
             "model.data.train_ds.add_bos=true": (
-                "model.data.train_ds.add_bos stays as it is: prediction would go on without it"
+                "model.data.train_ds.add_bos stays as it is: prediction would go on without it; "
+                "write add_bos: true in the run"
+            ),
+            "+model.data.chat=true": (
+                "model.data.chat stays as it is: prediction would go on without it; "
+                "write chat_template: true in the run"
+            ),
+            "model.data.validation_ds.prompt_template=x": (
+                "model.data.validation_ds.prompt_template stays as it is: prediction would go on without it; "
+                "write prompt: in the data set, or chat_template: true in the run"
+            ),
+            "model.data.train_ds.truncation_field=input": (
+                "model.data.train_ds.truncation_field stays as it is: prediction would go on without it; "
+                "write truncate: in the data set"
+            ),
+            "model.data.train_ds.add_eos=false": (
+                "model.data.train_ds.add_eos stays as it is: prediction would go on without it"
             ),
             "trainer.num_nodes=2": "trainer.num_nodes stays as it is: a training runs on one node",
             "+=5": "+=5: write key=value, as model.optim.weight_decay=0.1",
@@ -259,6 +276,10 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     ),
     "{datasets: {x: {test: d.csv}}, runs: {lora: {dataset: x}}}": (
         "runs.lora.dataset: x has no train: and val:, and the run has train:"
+    ),
+    "runs: {lora: {add_bos: yes please}}": "runs.lora.add_bos: 'yes please' is not of type 'boolean'",
+    f"{{targets: [base], runs: {{{CHOSEN} [lora, best], tensor_model_parallel_size: 1}}, lora: {{add_bos: true}}}}}}": (
+        "runs.chosen.choose: lora and chosen differ in add_bos, in which they must agree"
     ),
     "runs: {defaults: {devics: 1}}": "runs.defaults.devics: no such key; is it devices?",
     f"runs: {{defaults: {{train: {{max_steps: 9, val_check_interval: 9, lr: 1e-4}}}}, new: {{{NEW}, train: {{}}}}}}": (
@@ -481,6 +502,34 @@ def test_adapter_of_ones_own(checked, tmp_path):
     checked(run)
     write_json(config, {})
     checked(run.replace("[theirs]", "[base]"))  # nobody asks for it; it may be on another machine
+
+
+def test_prompts_for_which_a_tokenizer_lacks_something(checked, tmp_path):
+    """Where it is on this machine; false is as no key."""
+    write_json(tmp_path / "config.json", {})
+    model = f"models: {{x: {{snapshot: {tmp_path}}}}}"
+    chat, bos = (f"{{{model}, runs: {{base: {{model: x, {key}: true}}}}}}" for key in ("chat_template", "add_bos"))
+    file, template = tmp_path / "tokenizer_config.json", tmp_path / "chat_template.jinja"
+    for config in ({}, {"chat_template": None}, {"bos_token": "<s>"}):
+        write_json(file, config)
+        has_none = f"x has none, neither in chat_template.jinja nor in tokenizer_config.json ({tmp_path})"
+        assert said(checked, chat) == f"mine.yaml: runs.base.chat_template: {has_none}; take an Instruct model"
+        assert "chat_template" not in checked(chat.replace("true", "false")).config["runs"]["base"]
+    write_json(file, {"chat_template": "{{ messages }}"})
+    assert checked(chat).config["runs"]["base"]["chat_template"] is True
+    write_json(file, {})
+    template.write_text("{{ messages }}")
+    checked(chat)
+    for config in (
+        {"bos_token": None, "tokenizer_class": "LlamaTokenizer"},
+        {"tokenizer_class": "PreTrainedTokenizerFast"},
+    ):
+        write_json(file, config)
+        assert said(checked, bos) == f"mine.yaml: runs.base.add_bos: the tokenizer of x has no BOS ({tmp_path})"
+    write_json(tmp_path / "special_tokens_map.json", {"bos_token": {"content": "<s>"}})
+    assert checked(bos).config["runs"]["base"]["add_bos"] is True
+    file.write_text('["<s>"]')
+    assert said(checked, bos).startswith(f"mine.yaml: models.x: {file} is no tokenizer's configuration")
 
 
 @pytest.mark.parametrize("model", ["snapshot", "fetched"])

@@ -39,8 +39,9 @@ def project(tmp_path):
     return project
 
 
-def training(project, seed=0, start=None, **changes):
-    """The one with these settings, as train_lora.py makes it out. start: the adapter that it begins with."""
+def training(project, seed=0, start=None, chat=None, **changes):
+    """The one with these settings, as train_lora.py makes it out. start: the adapter that it begins with; chat: the
+    file with its chat template."""
 
     def config_for(**paths):
         return loading.load_config(
@@ -52,8 +53,7 @@ def training(project, seed=0, start=None, **changes):
         "train": project / "train.jsonl",
         "val": project / "val.jsonl",
     }
-    if start:
-        inputs["start_from"] = start
+    inputs |= {name: file for name, file in (("start_from", start), ("chat_template", chat)) if file}
     paths = {"base": project / "base", "train": inputs["train"], "val": inputs["val"], "work_dir": project / "training"}
     paths = {name: str(path.resolve()) for name, path in paths.items()}
     return kept.Training(project / "training", project / "adapter.nemo", config_for, paths, inputs)
@@ -171,6 +171,21 @@ def test_alpha(project):
         training(project, adapter_alpha=16, nemo=["model.peft.lora_tuning.alpha=8"]).fingerprint
         == training(project).fingerprint
     )
+
+
+def test_what_prompts_become(project):
+    """A template is in the fingerprint by what is in its file."""
+    files = [project / "chat_template.jinja", project / "other.jinja"]
+    for file in files:
+        file.write_text(file.name)
+    found = [training(project).fingerprint, training(project, add_bos=True).fingerprint]
+    found += [training(project, chat=file, chat_template=True).fingerprint for file in files]
+    found.append(training(project, chat=files[0], chat_template=True, add_bos=True).fingerprint)
+    assert len(set(found)) == 5
+    config = loading.load_config("train_lora.yaml", SETTINGS | {"add_bos": True, "chat_template": True})
+    assert config.model.data.train_ds.add_bos and config.model.data.validation_ds.add_bos
+    assert loading.load_config("predict.yaml", {"add_bos": True}).model.data.test_ds.add_bos
+    assert not loading.load_config("predict.yaml", {}).model.data.test_ds.add_bos
 
 
 def test_corrected_setting_is_taken_over(project):

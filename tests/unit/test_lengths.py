@@ -4,12 +4,15 @@ import pytest
 from common.files import read_jsonl, write_jsonl
 from common.template import fill, place_of
 from nemo_image import lengths
+from nemo_image.prompts import Plain
 
 TEMPLATE = "Q {question}\n{{C}} {context}Answer {question}:"
 
 
 class Words:
     """A tokenizer, for which each word is a token."""
+
+    bos_id, eos_id = "<s>", "</s>"
 
     def text_to_ids(self, text):
         return text.split()
@@ -27,9 +30,20 @@ def row(words, output="yes", name="7"):
     return {"input": fill(TEMPLATE, item), "output": output, "id": name, "truncate": place}
 
 
-def fit(tmp_path, rows, *room):
+class Wrapped(Plain):
+    """As a chat template adds tokens: three before a prompt, one behind, two after an answer."""
+
+    def __init__(self, tokenizer):
+        super().__init__(tokenizer)
+        self.end = ["</s>", "end"]
+
+    def prompt(self, text):
+        return ["<s>", "user", ":", *super().prompt(text), "assistant"]
+
+
+def fit(tmp_path, rows, *room, prompts=None):
     write_jsonl(tmp_path / "a.jsonl", rows)
-    return lengths.fit(Words(), tmp_path / "a.jsonl", *room, tmp_path / "short.jsonl")
+    return lengths.fit(prompts or Plain(Words()), tmp_path / "a.jsonl", *room, tmp_path / "short.jsonl")
 
 
 def test_place_of_a_column():
@@ -55,6 +69,14 @@ def test_only_the_column_is_shortened(tmp_path):
     assert short[1]["input"] == "Q what now\n{C} w0 w1 w2 w3\nAnswer what now:"
     assert short[2]["input"] == "Q what now\n{C} w0\nAnswer what now:"
     assert [row["output"] for row in short] == [row["output"] for row in rows]
+
+
+@pytest.mark.parametrize(("prompts", "more"), [(Plain(Words(), add_bos=True), 1), (Wrapped(Words()), 5)])
+def test_added_tokens_count(tmp_path, prompts, more):
+    assert fit(tmp_path, [row(3)], 13 + more, 0, prompts=prompts)[1] == 0
+    assert fit(tmp_path, [row(3)], 12 + more, 0, prompts=prompts)[1] == 1
+    (short,) = read_jsonl(tmp_path / "short.jsonl")
+    assert short["input"] == "Q what now\n{C} w0 w1 w2\nAnswer what now:"
 
 
 def test_room_for_what_is_generated(tmp_path):

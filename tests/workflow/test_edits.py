@@ -34,6 +34,7 @@ RERUNS = {
     "planning/machine.py": NOTHING,
     "planning/nemo_keys.py": NOTHING,
     "planning/parameters.py": NOTHING,
+    "planning/prompts.py": NOTHING,
     "planning/schema.py": NOTHING,
     "planning/slurm.py": NOTHING,
     "planning/speed.py": NOTHING,
@@ -67,6 +68,7 @@ RERUNS = {
     "scripts/choose_run.py": {"choose_run"},
     "scripts/common/base_files.py": {"pack_model", "predict", "verify_model"},
     "scripts/common/adapter.py": {"predict", "export_adapter", "import_adapter"},
+    "scripts/common/chat.py": {"extract_chat_template", "export_adapter", "merge_model", "predict", "verify_export"},
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
@@ -74,7 +76,7 @@ RERUNS = {
     "scripts/common/labels.py": {"predict", "verify_export"},
     "scripts/common/later_keys.py": NOTHING,
     "scripts/common/lock.py": {"predict", "merge_model"},
-    "scripts/common/progress.py": {"predict", "merge_model", "verify_model", "verify_export"},
+    "scripts/common/progress.py": {"extract_chat_template", "predict", "merge_model", "verify_model", "verify_export"},
     "scripts/common/provenance.py": {"predict", "evaluate", "import_adapter", "verify_model"},
     "scripts/common/pubmedqa.py": {
         "download_pubmedqa",
@@ -86,15 +88,16 @@ RERUNS = {
     },
     "scripts/common/template.py": OTHERS
     - {"choose_run", "dequantize_gguf", "export_adapter", "import_adapter", "merge_model", "pack_model"}
-    - {"verify_model", "verify_export"},
+    - {"verify_model", "verify_export", "extract_chat_template"},
     "scripts/compare_runs.py": {"compare_runs"},
     "scripts/convert_model.py": NOTHING,
     "scripts/convert_model.yaml": NOTHING,
     "tools/deal_gpus.py": NOTHING,
-    "scripts/dequantize_gguf.py": {"dequantize_gguf"},
-    "scripts/download_model.py": NOTHING,
+    "scripts/dequantize_gguf.py": {"dequantize_gguf", "extract_chat_template"},
+    "scripts/download_model.py": {"extract_chat_template"},
     "scripts/download_pubmedqa.py": {"download_pubmedqa"},
     "scripts/evaluate.py": {"evaluate"},
+    "scripts/extract_chat_template.py": {"extract_chat_template"},
     "scripts/export_adapter.py": {"export_adapter"},
     "scripts/evaluation/answers.py": {"evaluate"},
     "scripts/evaluation/facts.py": {"write_report", "write_model_card"},
@@ -107,11 +110,12 @@ RERUNS = {
     "scripts/import_adapter.py": {"import_adapter"},
     "scripts/merge_model.py": {"merge_model"},
     "scripts/model_formats/directory.py": {"merge_model"},
-    "scripts/model_formats/hub.py": NOTHING,
+    "scripts/model_formats/hub.py": {"extract_chat_template"},
     "scripts/model_formats/lora.py": {"export_adapter", "import_adapter"},
     "scripts/model_formats/lora_writer.py": {"import_adapter"},
     "scripts/model_formats/manifest.py": {
         "dequantize_gguf",
+        "extract_chat_template",
         *OF_SNAPSHOT,
     },
     "scripts/model_formats/peft_adapter.py": {"import_adapter", "merge_model"},
@@ -128,6 +132,7 @@ RERUNS = {
     "scripts/nemo_image/loading.py": {"predict", "verify_model"},
     "scripts/nemo_image/packing.py": NOTHING,
     "scripts/nemo_image/predictor.py": {"predict", "verify_model"},
+    "scripts/nemo_image/prompts.py": {"predict"},
     "scripts/nemo_image/resume.py": {"predict"},
     "scripts/nemo_image/rows.py": {"predict", "verify_model"},
     "scripts/nemo_image/setup.py": {"predict", "verify_model"},
@@ -163,8 +168,10 @@ READ_BY = {  # rules by what they read of others'
         "verify_model",
         *OF_SNAPSHOT,
     },
+    "extract_chat_template": {"train_lora", "predict", "predict_for_export", "export_adapter", "verify_export"},
     "dequantize_gguf": {
         "convert_model",
+        "extract_chat_template",
         "verify_model",
         *OF_SNAPSHOT,
     },
@@ -203,9 +210,9 @@ runs:
   a1: &a1 {model: tiny, dataset: trials, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-3}}
   a2: &a2 {<<: *a1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
   a: {model: tiny, dataset: trials, choose: [a1, a2]}
-  b1: &b1 {<<: *a1, model: packed, dataset: own}
+  b1: &b1 {<<: *a1, model: packed, dataset: own, chat_template: true}
   b2: {<<: *b1, train: {max_steps: 4, val_check_interval: 2, lr: 1.0e-2}}
-  b: {model: packed, dataset: own, choose: [b1, b2]}
+  b: {model: packed, dataset: own, chat_template: true, choose: [b1, b2]}
   e: {model: tiny, dataset: trials, adapter: {directory: peft}}
   f: {model: packed, dataset: own, adapter: {nemo: theirs.nemo}}
   c1: {<<: *a1, dataset: three}

@@ -18,27 +18,34 @@ from model_formats.manifest import write_manifest
 from model_formats.snapshot import Snapshot
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
+from test_chat import MISTRAL_V1, ZEPHYR
 from test_verify import ARCHITECTURES
 from tiny import write_snapshot
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from verify_export import ask_all, compare
 
 ALL = ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]
 TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 2, "val_check_interval": 2, "lr": 1e-2}
 TRAIN |= {"warmup_steps": 0, "target_modules": ALL, "adapter_dim": 8, "adapter_dropout": 0.1}
 ALPHA = {"nemo": ["model.peft.lora_tuning.alpha=24"]}
-CASES = {  # snapshot, tensor-parallel ranks, further settings
-    "mistral": ("tiny", 1, {}),  # 8 heads in 4 groups, head_dim 24 is not width / heads
-    "mistral at TP 2": ("tiny", 2, ALPHA),
-    "smollm2": ("smollm2", 1, ALPHA),  # 9 heads in 3 groups, tied embeddings
-    "mistral-nemo": ("mistral-nemo", 1, {"nemo": ["model.peft.lora_tuning.layer_selection=[2]"]}),  # one group
+BOS = {"add_bos": True}
+CASES = {  # snapshot, tensor-parallel ranks, further settings, what prompts become
+    "mistral": ("tiny", 1, {}, {}),  # 8 heads in 4 groups, head_dim 24 is not width / heads
+    "mistral at TP 2": ("tiny", 2, ALPHA, {"chat_template": MISTRAL_V1}),
+    "smollm2": ("smollm2", 1, ALPHA, BOS),  # 9 heads in 3 groups, tied embeddings
+    "mistral-nemo": (  # one group
+        "mistral-nemo",
+        1,
+        {"nemo": ["model.peft.lora_tuning.layer_selection=[2]"]},
+        BOS | {"chat_template": ZEPHYR},
+    ),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def answered(request, inputs, tiny_mistral, tmp_path_factory):
-    """A directory with snapshot/, adapter.nemo and predictions.jsonl, NeMo's with it."""
-    name, ranks, settings = CASES[request.param]
+    """A directory with snapshot/, adapter.nemo and predictions.jsonl, NeMo's with it; what prompts became, in prompts.json."""
+    name, ranks, settings, prompts = CASES[request.param]
     directory = tmp_path_factory.mktemp("answered")
     snapshot, base = directory / "snapshot", directory / "base"
     if name == "tiny":
@@ -51,17 +58,24 @@ def answered(request, inputs, tiny_mistral, tmp_path_factory):
         lines = (inputs / f"{split}.jsonl").read_text().splitlines(keepends=True)
         (directory / f"{split}.jsonl").write_text("".join(lines[:items]))
     shared = {"devices": ranks, "tensor_model_parallel_size": ranks, "precision": 32, "megatron_amp_O2": False}
-    shared |= {"max_seq_length": 512}
-    val, common = directory / "val.jsonl", ("--accelerator", "cpu", "--base", base)
+    shared |= {"max_seq_length": 512, **prompts}
+    write_json(directory / "prompts.json", prompts)
+    val, common, chat = directory / "val.jsonl", ("--accelerator", "cpu", "--base", base), ()
+    if "chat_template" in prompts:
+        (snapshot / "chat_template.jinja").write_text(prompts["chat_template"])
+        chat = "--chat-template", snapshot / "chat_template.jinja"
+        shared["chat_template"] = True
     train = "--train", directory / "train.jsonl", "--val", val, "--settings", json.dumps(TRAIN | settings | shared)
     train += "--seed", 0, "--time-limit", 60, "--work-dir", directory / "training"
-    torchrun(SCRIPTS / "train_lora.py", *common, *train, "--output", directory / "adapter.nemo", processes=ranks)
+    torchrun(SCRIPTS / "train_lora.py", *common, *train, *chat, "--output", directory / "adapter.nemo", processes=ranks)
     predict = "--adapter", directory / "adapter.nemo", "--test", val, "--work-dir", directory / "prediction"
     predict += "--labels", *LABELS, "--settings", json.dumps(shared | {"batch_size": 8, "tokens_to_generate": 4})
-    torchrun(SCRIPTS / "predict.py", *common, *predict, "--output", directory / "predictions.jsonl", processes=ranks)
+    torchrun(
+        SCRIPTS / "predict.py", *common, *predict, *chat, "--output", directory / "predictions.jsonl", processes=ranks
+    )
     run_script(
         *("export_adapter.py", "--adapter", directory / "adapter.nemo"),
-        *("--snapshot", snapshot, "--output-dir", directory / "peft"),
+        *("--snapshot", snapshot, "--output-dir", directory / "peft", *chat),
     )
     return directory
 
@@ -70,7 +84,67 @@ def verified(answered, adapter, merged=None, items=8, free=False):
     """What verify_export says, and whether it is content; free: of the texts alone, as where there are no labels."""
     rows = [{**row, "logprob": {}} if free else row for row in read_jsonl(answered / "predictions.jsonl")[:items]]
     assert len(rows) == items
-    return compare(ask_all(Snapshot(answered / "snapshot"), adapter, merged, rows, 4))
+    prompts = read_json(answered / "prompts.json")
+    return compare(ask_all(Snapshot(answered / "snapshot"), adapter, merged, rows, 4, **prompts))
+
+
+def tokens_of(tokenizer, row, add_bos=False, chat_template=None):
+    """(the prompt's tokens, the answer's with its end) of a row, by transformers alone."""
+    prompt, answer = row["input"].strip(" "), row["output"]
+    if chat_template:
+        turns, options = [{"role": "user", "content": prompt}], {"chat_template": chat_template, "tokenize": True}
+        asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, **options)
+        whole = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": answer}], **options)
+        end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)
+        answer = whole[len(asked) : end]
+    else:
+        asked = tokenizer(prompt, add_special_tokens=False).input_ids
+        answer = tokenizer(f"{prompt} {answer}", add_special_tokens=False).input_ids[len(asked) :]
+        answer.append(tokenizer.eos_token_id)
+    return [tokenizer.bos_token_id] * (add_bos and asked[0] != tokenizer.bos_token_id) + asked, answer
+
+
+def test_training_and_validation_see_the_same_tokens(answered):
+    """NeMo's validation loss is that of transformers, of the tokens that the prompts should become."""
+    model = AutoPeftModelForCausalLM.from_pretrained(answered / "peft", torch_dtype=torch.float32).eval()
+    tokenizer, losses = AutoTokenizer.from_pretrained(answered / "peft"), []
+    for row in read_jsonl(answered / "val.jsonl"):
+        prompt, answer = tokens_of(tokenizer, row, **read_json(answered / "prompts.json"))
+        with torch.no_grad():
+            logprobs = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        losses.append(-float(logprobs.gather(1, torch.tensor(answer)[:, None]).mean()))
+    found = read_json(answered / "adapter.provenance.json")["validation_loss"]
+    assert found == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_card_and_ask_put_prompts_so(answered, tmp_path, capsys):
+    """Each line of the card's, as it stands there, and tools/ask.py give NeMo's answer."""
+    prompts, rows = read_json(answered / "prompts.json"), read_jsonl(answered / "predictions.jsonl")
+    files = "--config", answered / "peft/adapter_config.json", "--adapter", answered / "adapter.nemo"
+    files += "--provenance", answered / "adapter.provenance.json", "--output", answered / "peft/README.md"
+    files += "--train", answered / "train.jsonl", "--val", answered / "val.jsonl", "--max-new-tokens", 4
+    name = "--name", *"run=lora fold=0 seed=0 model=tiny dataset=trials label=final_decision".split()
+    sources = {"model": {"snapshot": "tiny"}, "dataset": {"simulate": 0}}
+    run_script("write_model_card.py", *files, *name, "--sources", json.dumps(sources))
+    card = (answered / "peft/README.md").read_text()
+    assert ("there is no chat\ntemplate" in card) == ("chat_template" not in prompts)
+    assert ("--chat-template" in card) == ("chat_template" in prompts) and ("`ids` of above" in card) == (
+        "add_bos" in prompts
+    )
+    prompt, use = re.findall(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)
+    exec(prompt, names := {})
+    assert names["prompt"] == rows[0]["input"]
+    load = re.split(r"^(?=(?:turns|ids|tokens) = )", use, maxsplit=1, flags=re.MULTILINE)[0]
+    exec(load, names)
+    for row in rows:
+        names["prompt"] = row["input"]
+        capsys.readouterr()
+        exec(use.removeprefix(load), names)
+        found = capsys.readouterr().out.removesuffix("\n")
+        assert "\ufffd" in row["pred"] or found == row["pred"]
+    row = next(row for row in rows if "\ufffd" not in row["pred"])
+    done = ask(answered / "peft", row["input"], *(["--add-bos"] if "add_bos" in prompts else []), cwd=tmp_path)
+    assert done.stdout.startswith(row["pred"].strip()), done.stderr
 
 
 def swapped(one, other):

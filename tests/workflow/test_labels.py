@@ -78,7 +78,7 @@ def test_free_text_has_no_scores_and_the_same_text(predict, hugging_face):
 
 def test_told_apart():
     labels = {"yes": [5, 6], "no": [7], "maybe": [8, 9, 6]}
-    assert told_apart(labels, EOS) == labels and told_apart({}, EOS) == {}
-    assert told_apart(labels | {"not": [7, 1]}, EOS)["yes"] == [5, 6, EOS]
+    assert told_apart(labels, [EOS]) == labels and told_apart({}, [EOS]) == {}
+    assert told_apart(labels | {"not": [7, 1]}, [EOS])["yes"] == [5, 6, EOS]
     with pytest.raises(ValueError, match=r"labels: no and No are the same tokens to this model, \[7\]: rename one"):
-        told_apart(labels | {"No": [7]}, EOS)
+        told_apart(labels | {"No": [7]}, [EOS])

@@ -180,6 +180,7 @@ def test_no_global_name_in_a_shell_command():
         "read_items",
         "split_items",
         "dequantize_gguf",
+        "extract_chat_template",
         "pack_model",
         "verify_model",
         "export_adapter",
