@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 import yaml
+from chat_templates import MISTRAL_V1, ZEPHYR
 from common.files import read_json, read_jsonl, write_json
 from common.pubmedqa import LABELS
 from helpers import ROOT, SCRIPTS, run_script, snakemake, torchrun
@@ -18,7 +19,6 @@ from model_formats.manifest import write_manifest
 from model_formats.snapshot import Snapshot
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
-from test_chat import MISTRAL_V1, ZEPHYR
 from test_verify import ARCHITECTURES
 from tiny import write_snapshot
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -44,7 +44,7 @@ CASES = {  # snapshot, tensor-parallel ranks, further settings, what prompts bec
 
 @pytest.fixture(scope="module", params=CASES)
 def answered(request, inputs, tiny_mistral, tmp_path_factory):
-    """A directory with snapshot/, adapter.nemo and predictions.jsonl, NeMo's with it; what prompts became, in prompts.json."""
+    """A directory with snapshot/, adapter.nemo, predictions.jsonl, NeMo's with it, and prompts.json, how they were put."""
     name, ranks, settings, prompts = CASES[request.param]
     directory = tmp_path_factory.mktemp("answered")
     snapshot, base = directory / "snapshot", directory / "base"
@@ -123,7 +123,7 @@ def test_card_and_ask_put_prompts_so(answered, tmp_path, capsys):
     files = "--config", answered / "peft/adapter_config.json", "--adapter", answered / "adapter.nemo"
     files += "--provenance", answered / "adapter.provenance.json", "--output", answered / "peft/README.md"
     files += "--train", answered / "train.jsonl", "--val", answered / "val.jsonl", "--max-new-tokens", 4
-    name = "--name", *"run=lora fold=0 seed=0 model=tiny dataset=trials label=final_decision".split()
+    name = "--name", "run=lora", "fold=0", "seed=0", "model=tiny", "dataset=trials", "label=final_decision"
     sources = {"model": {"snapshot": "tiny"}, "dataset": {"simulate": 0}}
     run_script("write_model_card.py", *files, *name, "--sources", json.dumps(sources))
     card = (answered / "peft/README.md").read_text()
