@@ -2,6 +2,7 @@
 
 In:   results/base/{model}/, results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo, the test items
 Out:  results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl and its .provenance.json
+      results/runs/{run}/fold{fold}/seed{seed}/verification/predictions.jsonl, in fp32, for verify_export
 """
 
 
@@ -46,3 +47,20 @@ rule predict:
         " --settings {params.settings:q} {params.task}"
         " --work-dir {params.work_dir:q}/prediction"
         " --output {output.predictions:q} &> {log:q}"
+
+
+use rule predict as predict_for_export with:
+    input:
+        base=of_run("<results>/base/{model}/model_config.yaml"),
+        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
+        test=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),  # no candidate answers test items
+        chat_template=prompts.template(),
+    output:
+        predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.jsonl", non_empty=True),
+        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.provenance.json",
+    log:
+        "<logs>/predict_for_export/{run}/fold{fold}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/predict_for_export/{run}/fold{fold}-seed{seed}.tsv"
+    params:
+        settings=settings("predict", precision=32, megatron_amp_O2=False),

@@ -37,23 +37,6 @@ rule verify_model:
         " --output {output:q} &> {log:q}"
 
 
-use rule predict as predict_for_export with:
-    input:
-        base=of_run("<results>/base/{model}/model_config.yaml"),
-        adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
-        test=of_run("<results>/data/{dataset}/{label}/fold{fold}/val.jsonl"),  # no candidate answers test items
-        chat_template=prompts.template(),
-    output:
-        predictions=ensure("<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.jsonl", non_empty=True),
-        provenance="<results>/runs/{run}/fold{fold}/seed{seed}/verification/predictions.provenance.json",
-    log:
-        "<logs>/predict_for_export/{run}/fold{fold}-seed{seed}.log",
-    benchmark:
-        "<benchmarks>/predict_for_export/{run}/fold{fold}-seed{seed}.tsv"
-    params:
-        settings=settings("predict", precision=32, megatron_amp_O2=False),
-
-
 rule verify_export:
     """Answers of transformers with the adapter, or of the merged model, beside NeMo's. Fails where they differ."""
     input:
