@@ -45,7 +45,7 @@ CASES = {  # snapshot, tensor-parallel ranks, further settings, what prompts bec
 
 @pytest.fixture(scope="module", params=CASES)
 def answered(request, inputs, tiny_mistral, tmp_path_factory):
-    """A directory with snapshot/, adapter.nemo, NeMo's predictions.jsonl with it, and prompts.json, how they were put."""
+    """A directory with snapshot/, adapter.nemo, NeMo's predictions.jsonl and prompts.json, how prompts were put."""
     name, ranks, settings, prompts = CASES[request.param]
     directory = tmp_path_factory.mktemp("answered")
     snapshot, base = directory / "snapshot", directory / "base"
