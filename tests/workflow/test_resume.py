@@ -72,7 +72,6 @@ def end_by_a_rank(process):
     output = process.communicate()[0]
     (killed,) = (line for line in output.splitlines() if line.startswith("killed at "))
     seconds = time.time() - float(killed.split()[2])
-    print(f"a killed rank ended the job within {seconds:.1f} s")
     assert process.returncode != 0 and seconds < 10, output
 
 

@@ -118,7 +118,7 @@ class Parameters:
         image = self.config["image"]
         refuse = f"echo {shlex.quote(f'image: {image} is only used with --sdm apptainer')} >&2; exit 1;"
         tools = self.scripts.parent / "tools"
-        deal, stop = (f"python {shlex.quote(str(tools / name))}" for name in ("deal_gpus.py", "stop_after_step.py"))
+        deal, stop = (f"python3 {shlex.quote(str(tools / name))}" for name in ("deal_gpus.py", "stop_after_step.py"))
 
         def of_job(wildcards):
             if image and APPTAINER not in self.workflow.deployment_settings.deployment_method:

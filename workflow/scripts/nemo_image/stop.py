@@ -15,6 +15,7 @@ def stop_after_step(trainer, end, val_check_interval):
     The signal of SLURM's time limit does not reach a program in a container. Not NeMo's exp_manager.max_time_per_run:
     it counts from the first step and would leave out the validation of the step at which it stops.
     """
+    import torch
     from nemo.utils.exp_manager import Callback
 
     class Stop(Callback):
@@ -60,6 +61,8 @@ def stop_after_step(trainer, end, val_check_interval):
         if stop.unvalidated:
             validation = trainer.fit_loop.epoch_loop.val_loop
             validation.restarting = False  # not from the batch that it had come to
+            seen = float(trainer.lightning_module.init_consumed_samples)
+            trainer.callback_metrics["consumed_samples"] = torch.tensor(seen)  # NeMo names the checkpoint by it
             trainer.validating = True
             validation.run()
             trainer.training = True
