@@ -1,5 +1,5 @@
-"""Around the jobs: GPUs and binds at once; checks before the first job, explanations after a failure. Of a module the last
-two do not run by themselves: `onstart: peft.onstart()` and `onerror: peft.onerror()` run them."""
+"""Around the jobs: GPUs and binds at once; checks and signals before the first job, explanations after a failure. Of a
+module the last two do not run by themselves: `onstart: peft.onstart()` and `onerror: peft.onerror()` run them."""
 
 binds, start, stop = map(of_clone, ("planning.container", "planning.start", "planning.stop"))
 gpus_here = 0

@@ -41,14 +41,13 @@ def tell_jobs():
 
 def heed_signals():
     """In the process that a user calls, once its scheduler is there."""
-    interrupted = False
+    interrupted = threading.Event()
 
     def end(number, frame):
-        nonlocal interrupted
         if number == signal.SIGTERM:  # a terminal sends its Ctrl-C to the jobs, too
             tell_jobs()
-        if not interrupted:
-            interrupted = True
+        if not interrupted.is_set():
+            interrupted.set()
             os.write(sys.stderr.fileno(), f"{INTERRUPTED}\n".encode())  # print() may have been interrupted in itself
             # What the jobs' threads say from now on, whole logs among it, is that they were ended.
             logger.addFilter(lambda record: record.thread == threading.main_thread().ident)
