@@ -1,7 +1,7 @@
-"""Around the jobs: GPUs and binds at once; checks before the first job, explanations after a failure. Of a module the last
-two do not run by themselves: `onstart: peft.onstart()` and `onerror: peft.onerror()` run them."""
+"""Around the jobs: GPUs and binds at once; checks and signals before the first job, explanations after a failure. Of a
+module the last two do not run by themselves: `onstart: peft.onstart()` and `onerror: peft.onerror()` run them."""
 
-binds, start = of_clone("planning.container"), of_clone("planning.start")
+binds, start, stop = map(of_clone, ("planning.container", "planning.start", "planning.stop"))
 gpus_here = 0
 
 if config["accelerator"] == "gpu" and workflow.is_main_process:  # no more jobs at once than there are GPUs for
@@ -16,6 +16,8 @@ if config["image"]:
 if workflow.is_main_process:
     for line in parameters.edited_code(place):
         print(line, file=sys.stderr)
+else:
+    stop.pass_sigterm_on()
 if not IS_MODULE:
     slurm.plan_as_submitted(workflow)
     of_clone("planning.speed").collect_less_garbage()
@@ -27,7 +29,9 @@ onstart:
         start.check_jobs(workflow, checks, GPU_RULES, place("<resources>/images"), gpus_here)
     except Problem as problem:
         refuse(problem)
+    stop.heed_signals()
 
 
 onerror:
     slurm.explain_failures(workflow, log)
+    stop.tell_where(workflow)

@@ -271,14 +271,21 @@ def test_killed_snakemake(project, chain, start):
 
 
 def test_interrupt_cancels_all_jobs(project, chain, start):
-    last = project.last_job()
-    process = start(adapter_of("killed"), "--forcerun", "train_lora")
-    wait_until(lambda: project.jobs(after=last) and training_processes(), 60, "a training")
-    os.killpg(process.pid, signal.SIGINT)
-    finish(process, 60)
-    wait_until(lambda: not in_queue(), 60, "the end of the cancelled job")
-    (job,) = project.jobs(after=last)
-    assert job["State"].startswith("CANCELLED") and not training_processes()
+    """By a terminal's Ctrl-C, and by SIGTERM to Snakemake alone: the training has written a checkpoint each time."""
+    log, steps = "logs/train_lora/killed/fold0-seed0.log", 0
+    for number, send, more in (signal.SIGINT, os.killpg, ["--forcerun", "train_lora"]), (signal.SIGTERM, os.kill, []):
+        last = project.last_job()
+        process = start(adapter_of("killed"), *more)
+        wait_until(lambda last=last: project.jobs(after=last) and training_processes(), 60, "a training")
+        project.wait_for_log(log, "of 400 steps")
+        send(process.pid, number)
+        code, said = finish(process, 60)
+        assert code == 1 and said.count("Interrupted: ") == 1, said
+        wait_until(lambda: not in_queue(), 60, "the end of the cancelled job")
+        (job,) = project.jobs(after=last)
+        assert job["State"].startswith("CANCELLED") and not training_processes()
+        before, steps = steps, int(re.search(r"Stopped after (\d+) of 400 steps, as asked\.", project.read(log))[1])
+        assert steps > before and ("starts" if more else f"continues after step {before}") in project.read(log)
     kept = list((project.directory / adapter_of("killed")).parent.glob("training/*-before-*"))
     assert len(kept) == 1 and (kept[0] / "adapter.nemo").exists()  # forced, it had begun anew; the former is kept
 

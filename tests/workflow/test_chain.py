@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 
@@ -264,20 +265,25 @@ def test_adapter_trained_with_fused_rotary_embedding(chain, tmp_path):
 
 
 def test_interrupted_prediction_continues(chain, hugging_face, tmp_path):
-    """Killed after some of its 24 batches, it predicts the others; scores and text depend neither on the batches nor on
-    how many items are in memory at once."""
+    """By Ctrl-C after some of its 24 batches, which ends it at once: it predicts the others; scores and text depend
+    neither on the batches nor on how many items are in memory at once."""
     provenance = read_json(chain / "results/runs/base/fold0/seed0/predictions.provenance.json")
     files = "--base", chain / "results/base/tiny", "--test", chain / "results/data/trials/final_decision/test.jsonl"
     settings = "--settings", json.dumps(provenance["settings"] | {"batch_size": 1})
     work = "--work-dir", tmp_path / "prediction", "--output", tmp_path / "predictions.jsonl"
     command = ["torchrun", "--standalone", "--nproc-per-node", "2", ROOT / "tests/small_parts.py"]
     command = list(map(str, [*command, "--accelerator", "cpu", *files, *settings, *work, "--labels", *LABELS]))
-    options = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **options, start_new_session=True) as process:
+    options = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    stoppable = [sys.executable, ROOT / "workflow/tools/stop_after_step.py", *command]
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # ignored in the background
+    with subprocess.Popen(stoppable, **options, **heed, start_new_session=True) as process:
         while not (done := list(tmp_path.glob("prediction/batches/*.json"))):
             assert process.poll() is None
             time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=20)[0]  # no rank is left that would hold the output open
+    words = "Interrupted; no training step was under way. The same command goes on from what is there."
+    assert said.splitlines()[-1] == words and process.returncode == 1
     done = len(list(tmp_path.glob("prediction/batches/[0-9]*.json")))
     assert 0 < done < 24 and not (tmp_path / "predictions.jsonl").exists()
     said = subprocess.run(command, **options, check=True).stdout

@@ -114,15 +114,17 @@ class Parameters:
         return quickly(of_job)
 
     def on_gpus(self, devices):
-        """What stands before a command that needs an image or GPUs: it gives it its own."""
+        """What stands before a command that needs an image or GPUs: it gives it its own, and ends it as it should."""
         image = self.config["image"]
         refuse = f"echo {shlex.quote(f'image: {image} is only used with --sdm apptainer')} >&2; exit 1;"
-        deal = f"python {shlex.quote(str(self.scripts.parent / 'tools/deal_gpus.py'))} --devices"
+        tools = self.scripts.parent / "tools"
+        deal, stop = (f"python3 {shlex.quote(str(tools / name))}" for name in ("deal_gpus.py", "stop_after_step.py"))
 
         def of_job(wildcards):
             if image and APPTAINER not in self.workflow.deployment_settings.deployment_method:
                 return Unrecorded(refuse)
-            return Unrecorded(f"{deal} {devices(wildcards)}" if self.config["accelerator"] == "gpu" else "")
+            on_gpu = self.config["accelerator"] == "gpu"
+            return Unrecorded(f"{deal} --devices {devices(wildcards)} {stop}" if on_gpu else stop)
 
         return quickly(of_job)
 

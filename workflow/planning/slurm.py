@@ -105,12 +105,15 @@ def state_of(number):
     return next((state for state in states if state not in ("COMPLETED", "FAILED")), "FAILED")
 
 
+def name_of(job):
+    return f"{job.rule.name} ({', '.join(f'{key}={value}' for key, value in job.wildcards.items())})"
+
+
 def explain_failures(workflow, logs):
     """One sentence for each failed job: its rule, run, SLURM job and the log to open."""
     pattern = r"Job (\d+) has been submitted with SLURM jobid (\d+) \(log: (.*)\)\."
     submitted = {job: rest for job, *rest in re.findall(pattern, "".join(Path(log).read_text() for log in logs))}
     for job in workflow.scheduler.failed:
-        name = f"{job.rule.name} ({', '.join(f'{key}={value}' for key, value in job.wildcards.items())})"
         if found := submitted.get(str(workflow.dag.jobid(job))):
             number, slurm_log = found
             happened = f"SLURM job {number} ended as {state_of(number)}. See {slurm_log} and then {', '.join(job.log)}."
@@ -118,4 +121,4 @@ def explain_failures(workflow, logs):
             happened = f"failed. See {', '.join(job.log)}."
         else:
             happened = f"SLURM did not take the job. See sbatch's error message above, or in {logs[0]}."
-        print(f"{name}: {happened}", file=sys.stderr)
+        print(f"{name_of(job)}: {happened}", file=sys.stderr)

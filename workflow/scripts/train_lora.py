@@ -23,8 +23,9 @@ from nemo_image import kept, setup
 from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
-from nemo_image.resume import make_exact, prepare, refuse_unfinished, stop_in_time
+from nemo_image.resume import make_exact, prepare, refuse_unfinished
 from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
+from nemo_image.stop import stop_after_step
 from omegaconf import OmegaConf
 
 # Every row has another length: without it a card held up to 1.7 times what was in use. Read by torch's import.
@@ -48,7 +49,7 @@ def train(config, start, chat_template, end):
     """Fits the adapter; returns the path of NeMo's .nemo file with it and, on rank 0, what to record of the training.
 
     start: the adapter.nemo to begin with, chat_template: the template's file; each or None. Exits before `end`, a
-    time.time().
+    time.time(), and when asked.
     """
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
@@ -68,7 +69,7 @@ def train(config, start, chat_template, end):
     trainer = make_trainer(MegatronLMPPTrainerBuilder, config)
     make_exact(trainer, config.model.seed)
     shown = show_progress(trainer)
-    stop_in_time(trainer, end, config.trainer.val_check_interval)
+    stop_after_step(trainer, end, config.trainer.val_check_interval)
     known = ExpManagerConfig.__dataclass_fields__  # not every generation has every key
     exp_manager(trainer, OmegaConf.masked_copy(config.exp_manager, [key for key in config.exp_manager if key in known]))
     start = Adapter(start) if start else None

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import signal
-import time
 import zipfile
 from pathlib import Path
 
@@ -134,30 +133,3 @@ def make_exact(trainer, seed):
             refuse_unfinished(trainer)  # NeMo's own goes back to the best checkpoint, and the trainer's step with it
 
     trainer.callbacks.append(Exact())
-
-
-def stop_in_time(trainer, end, val_check_interval):
-    """Adds a callback that writes a checkpoint and exits before `end`, in seconds of time.time().
-
-    The signal of SLURM's time limit does not reach a program in a container. Not NeMo's exp_manager.max_time_per_run:
-    it counts from the first step and would leave out the validation of the step at which it stops.
-    """
-    from nemo.utils.exp_manager import Callback
-
-    class StopInTime(Callback):
-        def on_train_start(self, trainer, model):
-            self.last, self.longest = time.time(), 0.0
-
-        def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
-            self.longest, self.last = max(self.longest, time.time() - self.last), time.time()
-            if trainer.global_step % val_check_interval == 0 or trainer.global_step >= trainer.max_steps:
-                return  # it is validated next, and then saved
-            # a step as long as the longest so far, a validation among them, and the checkpoint must still fit
-            if trainer.strategy.broadcast(self.last + 2 * self.longest > end):
-                callback = trainer.checkpoint_callback
-                callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
-                trainer.strategy.barrier()
-                done = f"{trainer.global_step} of {trainer.max_steps} steps"
-                exit_all(f"Stopped after {done}, as the time limit is near. Run again to continue.")
-
-    trainer.callbacks.append(StopInTime())
