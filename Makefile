@@ -1,6 +1,9 @@
-# `make demo` and `make test` set up what they need: a pinned environment in .venv.
+# `make demo` and `make test` set up what they need: a pinned environment in .venv. `make install` does only that.
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
+# Which torch: cpu serves the demo, the tests and all that runs in an image; cuda is for GPUs of this machine without one.
+TORCH ?= cpu
+TORCH_FOR_CPUS = https://download.pytorch.org/whl/cpu
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 define ASK
@@ -9,7 +12,21 @@ remains uncertain: few patients finished, and the groups differed at entry.\nTAR
 context is (yes|no|maybe):" | .venv/bin/python workflow/tools/ask.py demo/results/runs/lora/fold0/seed0/peft
 endef
 
-.PHONY: demo test test-generations test-cluster test-cluster-long lint docs
+define CHECK_CHOICES
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "Python 3.11 is needed, and \
+$(PYTHON) is $$($(PYTHON) --version 2>&1 | head -1). Install it, or name it: make install PYTHON=/path/to/python3.11"; exit 1; }
+case "$(TORCH)" in cpu|cuda) ;; *) echo "TORCH=$(TORCH) is neither cpu nor cuda"; exit 1;; esac
+endef
+
+define INSTALL_TORCH
+test "$(TORCH)" = cuda || $(1)/bin/python -m pip install --no-deps --retries 1 --timeout 30 --index-url $(TORCH_FOR_CPUS) \
+$$(grep ^torch== envs/requirements.txt) || { echo "torch's build for CPUs could not be fetched from $(TORCH_FOR_CPUS). \
+TORCH=cuda takes torch from pip's own index, on Linux several GB."; exit 1; }
+endef
+
+.PHONY: install demo test test-generations test-cluster test-cluster-long lint docs site
+
+install: .venv/installed
 
 demo: .venv/installed
 	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 6 minutes on 2 cores,"
@@ -44,19 +61,32 @@ lint: .venv/installed
 docs: .venv/installed
 	python docs/draw.py
 
+site: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 .venv/installed: envs/requirements.txt envs/nemo.txt
-	@echo "Setting up .venv: about 1.2 GB to fetch from PyPI, 4 GB of disk, 4 minutes. On Linux PyPI's torch is built for CUDA,"
-	@echo "several GB more; a CPU build serves: export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
+	@$(CHECK_CHOICES)
 	@test ! -L .venv || { echo '.venv is a link: --clear would empty what it leads to. Remove the link.'; exit 1; }
-	$(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --requirement envs/requirements.txt
-	.venv/bin/python -m pip install --quiet --no-deps --requirement envs/nemo.txt
-	touch $@
+	@echo "Setting up .venv with torch for $(TORCH): 1.2 GB to fetch from PyPI, 4 GB of disk, about 4 minutes."
+	@echo "TORCH=cuda instead of TORCH=cpu takes several GB more; only GPUs of this machine without an image need it."
+	@$(PYTHON) -m venv --clear .venv
+	@$(call INSTALL_TORCH,.venv)
+	.venv/bin/python -m pip install --requirement envs/requirements.txt
+	.venv/bin/python -m pip install --no-deps --requirement envs/nemo.txt
+	@touch $@
 
 .venv-2.0.0rc0/installed: envs/requirements.txt tests/generations/requirements.txt
+	@$(CHECK_CHOICES)
 	@echo "Setting up .venv-2.0.0rc0, an older generation of NeMo: 3 GB of disk, 3 minutes."
 	@test ! -L .venv-2.0.0rc0 || { echo '.venv-2.0.0rc0 is a link: --clear would empty what it leads to. Remove the link.'; exit 1; }
-	$(PYTHON) -m venv --clear .venv-2.0.0rc0
-	.venv-2.0.0rc0/bin/python -m pip install --quiet --no-deps --requirement envs/requirements.txt
-	.venv-2.0.0rc0/bin/python -m pip install --quiet --no-deps --requirement tests/generations/requirements.txt
-	touch $@
+	@$(PYTHON) -m venv --clear .venv-2.0.0rc0
+	@$(call INSTALL_TORCH,.venv-2.0.0rc0)
+	.venv-2.0.0rc0/bin/python -m pip install --no-deps --requirement envs/requirements.txt
+	.venv-2.0.0rc0/bin/python -m pip install --no-deps --requirement tests/generations/requirements.txt
+	@touch $@
+
+.venv-docs/installed: envs/docs.txt
+	@$(CHECK_CHOICES)
+	@$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --requirement envs/docs.txt
+	@touch $@

@@ -1,7 +1,6 @@
 """Draws the workflow for the documentation: `make docs`. With --check, only says what is stale, and needs no graphviz.
 
-README.md gets the rule graph as mermaid, docs/rulegraph.svg the same as a picture, docs/dag.svg the jobs of two runs
-on two folds.
+docs/rulegraph.svg shows the rules, docs/dag.svg the jobs of two runs on two folds.
 """
 
 import hashlib
@@ -40,20 +39,15 @@ def source_of(dot):
 
 def main():
     example = ROOT / "docs/dag.yaml"
-    mermaid = snakemake("--rulegraph", "mermaid-js").split("---\n")[-1]
-    readme = (ROOT / "README.md").read_text()
-    drawn = re.sub("```mermaid\n.*?```", lambda _: f"```mermaid\n{mermaid}```", readme, flags=re.DOTALL)
     graphs = {
         ROOT / "docs/rulegraph.svg": legible(snakemake("--rulegraph", "dot")),
         ROOT / "docs/dag.svg": legible(snakemake("--dag", "dot", "--configfile", str(example))),
     }
     if "--check" in sys.argv:
-        stale = ["README.md"] if readme != drawn else []
-        stale += [str(svg) for svg, dot in graphs.items() if not svg.exists() or source_of(dot) not in svg.read_text()]
+        stale = [str(svg) for svg, dot in graphs.items() if not svg.exists() or source_of(dot) not in svg.read_text()]
         sys.exit(f"stale: {', '.join(stale)}; run make docs" if stale else 0)
     if not shutil.which("dot"):
         sys.exit("graphviz is missing: install it, as by apt install graphviz.")
-    (ROOT / "README.md").write_text(drawn)
     for svg, dot in graphs.items():
         svg.write_text(picture(dot))
 

@@ -40,6 +40,17 @@ def inputs(tiny_mistral, tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def apptainer(tmp_path_factory):
+    """Snakemake asks for its version; nothing is run in a plan."""
+    directory = tmp_path_factory.mktemp("bin")
+    (directory / "apptainer").write_text("#!/bin/sh\necho apptainer version 1.3.4\n")
+    (directory / "apptainer").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+        yield
+
+
 @pytest.fixture(scope="session")
 def chain(tiny_mistral, tmp_path_factory):
     """The directory of a finished run of the workflow, tests/chain.yaml on the tiny Mistral, two jobs at a time."""

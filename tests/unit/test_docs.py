@@ -1,16 +1,20 @@
-"""What the documentation says of files is true."""
+"""What the documentation says of files, messages, keys and set-up is true."""
 
+import os
 import re
+import subprocess
 
 import yaml
 from helpers import ROOT, run_script
+
+from docs import pages
 
 TEXTS = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
 MAP = re.search(r"^```\n(workflow/\n.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL | re.MULTILINE)[1]
 
 
 def test_pictures_in_the_documentation_are_current():
-    """README.md's rule graph, docs/rulegraph.svg and docs/dag.svg; `make docs` draws them."""
+    """docs/rulegraph.svg and docs/dag.svg; `make docs` draws them."""
     done = run_script("../../docs/draw.py", "--check", check=False)
     assert done.returncode == 0, done.stderr
 
@@ -60,5 +64,51 @@ def test_files_that_are_named_are_there():
 def test_pull_commands_fetch_the_image_of_the_configuration():
     image = yaml.safe_load((ROOT / "config/config.yaml").read_text())["image"]
     pull = f"apptainer pull {image} docker://nvcr.io/nvidia/nemo:{re.search(r'[0-9.]+(?=.sif)', image)[0]}\n"
-    for text in ("README.md", "docs/nig.md", "docs/nig.ja.md"):
+    for text in ("README.md", "README.ja.md", "docs/clusters.md", "docs/nig.md", "docs/nig.ja.md"):
         assert pull in (ROOT / text).read_text(), text
+
+
+def test_page_of_all_keys_has_the_schemas():
+    schema = yaml.safe_load(pages.SCHEMA.read_text())
+    page = pages.all_keys(schema)
+    for keys in (schema, *schema["$defs"].values()):
+        assert all(f"| `{key}` | " in page for key in keys["properties"])
+    assert page.count("\n## ") == len(schema["$defs"]) + 1
+    assert (
+        "| `lr` | `number`, > 0 | required | " in page
+        and "| `folds` | list of `integer`, ≥ 0, ≤ 9 or `string` | `[0]` | " in page
+    )
+
+
+def test_messages_in_troubleshooting_are_the_workflows():
+    """Each message there, in its parts around …, is in the code."""
+    others = {"Directory cannot be locked", "CUDA out of memory"}  # Snakemake's, torch's
+    code = [ROOT / "Makefile", *(ROOT / "workflow").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk")]
+    words = " ".join(file.read_text() for file in code)
+    for row in re.findall(r"^\| (`.*?) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE):
+        for message in set(re.findall("`(.*?)`", row)) - others - {"malformed"}:
+            assert all(part in words for part in message.split("…")), message
+
+
+def make(directory, *arguments):
+    command = ["make", "-f", ROOT / "Makefile", *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, env=os.environ | {"MAKEFLAGS": ""})
+
+
+def test_set_up_looks_at_python_first(tmp_path):
+    """Another Python is named in a sentence, and nothing is made or fetched; once set up, nothing is done."""
+    (tmp_path / "envs").mkdir()
+    for name in "requirements.txt", "nemo.txt":
+        (tmp_path / "envs" / name).touch()
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\ncase $1 in --version) echo Python 3.13.0;; *) exit 1;; esac\n")
+    python.chmod(0o755)
+    done = make(tmp_path, "install", f"PYTHON={python}")
+    told = f"Python 3.11 is needed, and {python} is Python 3.13.0. Install it, or name it: "
+    assert done.returncode == 2 and done.stdout == f"{told}make install PYTHON=/path/to/python3.11\n"
+    done = make(tmp_path, "install", "TORCH=rocm")
+    assert done.returncode == 2 and done.stdout == "TORCH=rocm is neither cpu nor cuda\n"
+    assert not (tmp_path / ".venv").exists()
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/installed").touch()
+    assert make(tmp_path, "install", f"PYTHON={python}").stdout == "make: Nothing to be done for 'install'.\n"

@@ -165,12 +165,12 @@ def blocks(text):
     return dict(re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 
-def test_readme_has_the_cards_lines(write_card):
+def test_documentation_has_the_cards_lines(write_card):
     """Of `lora` in config/config.yaml."""
     model = yaml.safe_load((ROOT / "config/config.yaml").read_text())["models"]["mistral-7b"]
     assert {"base_model_name_or_path": model["repo"], "revision": model["revision"]} == HUB
     card = write_card(PUBMEDQA, HUB).read_text().replace("fold3/seed1", "fold0/seed0")
-    section = (ROOT / "README.md").read_text().partition("## Use an adapter\n")[2]
+    section = (ROOT / "docs/adapter.md").read_text().partition("## From Python and vLLM\n")[2]
     assert blocks(section) == blocks(card) and len(blocks(card)) == 2
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +89,17 @@ def test_one_line_for_a_site_of_another_kind(here, line, asked):
     found = resources(done.stdout, "train_lora")
     for name, values in asked.items():
         assert [found[run][name] for run in DEVICES] == values
+
+
+def test_the_example_in_the_documentation(here):
+    """Of docs/clusters.md, laid over profiles/slurm-generic: types of GPUs, a QOS, one day, memory by node."""
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/clusters.md").read_text(), re.DOTALL)
+    done = dry_run(here, profile=changed(here, lambda values: values.update(yaml.safe_load(example)), "slurm-generic"))
+    assert done.returncode == 0, done.stdout
+    asked = resources(done.stdout, "train_lora")
+    for run, devices in DEVICES.items():
+        assert "mem_mb_per_cpu" not in asked[run] and asked[run]["mem_mb"] == str(32768 * devices)
+        assert [asked[run][name] for name in ("gres", "qos", "runtime")] == [f"gpu:a100:{devices}", "normal", "1440"]
 
 
 def last_line(done):

@@ -1,7 +1,6 @@
 """The ten changes of CONTRIBUTING.md re-run what it says, by plans for config/config.yaml whose outputs are marked as
 made, in an image."""
 
-import os
 import re
 import shutil
 
@@ -72,17 +71,6 @@ CHANGES = {  # what is changed: a function of the configuration, or (file, old, 
     ),
     "train_lora.py": (("scripts/train_lora.py", "START_UP = 1 ", "START_UP = 2 "), set()),
 }
-
-
-@pytest.fixture(scope="module")
-def apptainer(tmp_path_factory):
-    """Snakemake asks for its version; nothing is run in a plan."""
-    directory = tmp_path_factory.mktemp("bin")
-    (directory / "apptainer").write_text("#!/bin/sh\necho apptainer version 1.3.4\n")
-    (directory / "apptainer").chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-        yield
 
 
 def call(directory, *arguments):
