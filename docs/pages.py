@@ -2,12 +2,14 @@
 own pages. The page of all keys is written from the schema, so that it can't differ from what the workflow accepts.
 """
 
+import logging
 import os
 import re
 from pathlib import Path
 
 import yaml
 
+log = logging.getLogger("mkdocs.hooks")
 ROOT = Path(__file__).parent.parent
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 OUTSIDE = {  # page: its file in the repository
@@ -68,6 +70,26 @@ def on_files(files, config):
     return files
 
 
+def as_github_reads_it(markdown):
+    """For Python-Markdown, which wants a blank line before a table or list, and four spaces below a list's item."""
+    lines, fence, below = [], None, 0
+    for line in markdown.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if not fence and line and indent < below:
+            below = 0
+        item = None if fence or below else re.match(r"(?:[-*]|\d+\.) +", line)
+        text = line.lstrip()
+        starts = item or (text.startswith("|") and not fence)
+        before = lines[-1].lstrip() if lines else ""
+        if starts and before and not before.startswith(("|", "#")) and not (item and re.match(r"[-*] |\d+\. ", before)):
+            lines.append("")
+        if text.startswith("```"):
+            fence = None if fence else "```"
+        lines.append(" " * (4 - below) + line if below and line else line)
+        below = item.end() if item else below
+    return "\n".join(lines) + "\n"
+
+
 def on_page_markdown(markdown, page, config, files):
     """Links lead to pages. One to a file of the repository that is no page stays, and ends the strict build."""
     pages = {file: name for name, file in OUTSIDE.items()}
@@ -77,4 +99,10 @@ def on_page_markdown(markdown, page, config, files):
         target = os.path.normpath(os.path.join(directory, found[1]))
         return f"]({pages.get(target, os.path.relpath(target, 'docs'))}{found[2] or ''})"
 
-    return re.sub(r"\]\((?![a-z]+:)([^)#\s]+)(#[^)]*)?\)", link, markdown)
+    return as_github_reads_it(re.sub(r"\]\((?![a-z]+:)([^)#\s]+)(#[^)]*)?\)", link, markdown))
+
+
+def on_page_content(html, page, config, files):
+    """A warning, which ends the strict build, where a table or a code block was not seen as one."""
+    if found := re.search(r"<(?:p|li)>\s*(\|.*|.*```.*)", html):
+        log.warning("%s: is no table or code block on the site: %s", page.file.src_uri, found[1][:60])

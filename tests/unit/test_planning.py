@@ -118,8 +118,12 @@ def test_image_that_is_not_there(checks, tmp_path, name, version):
     container.check_image(checks, {DeploymentMethod.APPTAINER})
     with pytest.raises(Problem, match=f"^last.yaml: image: {image} is only used with --sdm apptainer"):
         container.check_image(checks, {DeploymentMethod.CONDA})
-    checks.config["image"] = "docker://nvcr.io/nvidia/nemo:25.02"  # Snakemake pulls it
-    container.check_image(checks, {DeploymentMethod.APPTAINER})
+    sandbox = tmp_path / "sandbox"  # Apptainer's, where it can mount no file
+    sandbox.mkdir()
+    for checks.config["image"] in (str(sandbox), "docker://nvcr.io/nvidia/nemo:25.02"):  # which Snakemake pulls
+        container.check_image(checks, {DeploymentMethod.APPTAINER})
+        container.keep_checksum(checks.config["image"], tmp_path / "images")
+    assert not (tmp_path / "images").exists()
 
 
 def test_commit_of_a_clone(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ def check_image(checks, deployment_methods):
     if DeploymentMethod.APPTAINER not in deployment_methods:
         problem = "is only used with --sdm apptainer, as by a --profile; or set image: null to do without"
         checks.refuse(["image"], f"{image} {problem}")
-    if "://" not in image and not Path(image).is_file():
+    if "://" not in image and not Path(image).exists():  # a directory is a sandbox of Apptainer's
         version = (re.findall(r"\d\d\.\d\d", image) or ["25.02"])[-1]
         source = f"docker://nvcr.io/nvidia/nemo:{version}"
         checks.refuse(["image"], f"there is no {image}; get it: apptainer pull {image} {source}")
@@ -30,7 +30,7 @@ def kept_checksum(image, directory):
 
 def keep_checksum(image, directory):
     kept = kept_checksum(image, directory)
-    if "://" not in image and (not kept.exists() or kept.stat().st_mtime < Path(image).stat().st_mtime):
+    if Path(image).is_file() and (not kept.exists() or kept.stat().st_mtime < Path(image).stat().st_mtime):
         kept.parent.mkdir(parents=True, exist_ok=True)
         with open(image, "rb") as file:
             kept.write_text(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {image}\n")
