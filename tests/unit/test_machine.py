@@ -1,7 +1,10 @@
 """What NeMo gets from the machine, or in its place."""
 
+import platform
+
 import numpy as np
 import pytest
+import torch
 from nemo_image import setup
 from nemo_image.torch_parts import build_blending_indices
 
@@ -21,6 +24,22 @@ def test_gpus_that_will_not_do(monkeypatch, devices, precision, capabilities, wo
     assert words in str(error.value)
     setup.refuse_gpus(2, 16, [(7, 0)] * 2)
     setup.refuse_gpus(2, "bf16", [(8, 9)] * 4)
+
+
+def test_driver_that_is_too_old(monkeypatch):
+    """As torch tells it: the driver's library counts the GPUs, and CUDA does not start."""
+
+    def refuse(gpu):
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020). Please update it.")
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", refuse)
+    with pytest.raises(SystemExit) as error:
+        setup.describe_machine("predict", "gpu", {"devices": 1, "tensor_model_parallel_size": 1, "precision": "bf16"})
+    told = str(error.value)
+    assert "The NVIDIA driver on your system is too old (found version 12020). Take an older image" in told
+    assert told.startswith(f"CUDA does not start on {platform.node()}: ") and "Please" not in told
 
 
 def test_blending_keeps_to_the_weights():

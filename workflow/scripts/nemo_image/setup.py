@@ -46,7 +46,11 @@ def describe_machine(step, accelerator, settings):
         import torch
 
         gpus = range(torch.cuda.device_count())
-        capabilities = [torch.cuda.get_device_capability(gpu) for gpu in gpus]
+        try:
+            capabilities = [torch.cuda.get_device_capability(gpu) for gpu in gpus]
+        except RuntimeError as error:  # "The NVIDIA driver on your system is too old (found version 12020). Please …"
+            why = str(error).split(". ")[0].splitlines()[0]
+            exit_all(f"CUDA does not start on {platform.node()}: {why}. Take an older image or another node.")
         hardware = ", ".join(torch.cuda.get_device_name(gpu) for gpu in gpus) or "no GPU"
     if os.environ["RANK"] == "0":
         job = f" in SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
