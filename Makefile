@@ -27,6 +27,10 @@ endef
 .PHONY: install demo test test-generations test-cluster test-cluster-long lint docs site
 
 install: .venv/installed
+ifneq ($(origin TORCH),file)
+	@test "$$(cat .venv/installed)" = "$(TORCH)" || \
+	{ echo ".venv was set up with another torch. Remove it (rm -r .venv), then give the same command."; exit 1; }
+endif
 
 demo: .venv/installed
 	@echo "The whole chain on a CPU: SmolLM2-135M on simulated trial reports. About 6 minutes on 2 cores,"
@@ -73,7 +77,7 @@ site: .venv-docs/installed
 	@$(call INSTALL_TORCH,.venv)
 	.venv/bin/python -m pip install --requirement envs/requirements.txt
 	.venv/bin/python -m pip install --no-deps --requirement envs/nemo.txt
-	@touch $@
+	@echo $(TORCH) > $@
 
 .venv-2.0.0rc0/installed: envs/requirements.txt tests/generations/requirements.txt
 	@$(CHECK_CHOICES)

@@ -81,8 +81,8 @@ def test_page_of_all_keys_has_the_schemas():
 
 
 def test_messages_in_troubleshooting_are_the_workflows():
-    """Each message there, in its parts around …, is in the code."""
-    others = {"Directory cannot be locked", "CUDA out of memory"}  # Snakemake's, torch's
+    """Each message there, in its parts around …, is in the code; others are Snakemake's and torch's."""
+    others = {"Directory cannot be locked", "No such file or directory: 'export'", "CUDA out of memory"}
     code = [ROOT / "Makefile", *(ROOT / "workflow").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk")]
     words = " ".join(file.read_text() for file in code)
     for row in re.findall(r"^\| (`.*?) \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE):
@@ -92,7 +92,8 @@ def test_messages_in_troubleshooting_are_the_workflows():
 
 def make(directory, *arguments):
     command = ["make", "-f", ROOT / "Makefile", *arguments]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, env=os.environ | {"MAKEFLAGS": ""})
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "TORCH")}
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, env=env)
 
 
 def test_set_up_looks_at_python_first(tmp_path):
@@ -110,5 +111,8 @@ def test_set_up_looks_at_python_first(tmp_path):
     assert done.returncode == 2 and done.stdout == "TORCH=rocm is neither cpu nor cuda\n"
     assert not (tmp_path / ".venv").exists()
     (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv/installed").touch()
+    (tmp_path / ".venv/installed").write_text("cpu\n")
     assert make(tmp_path, "install", f"PYTHON={python}").stdout == "make: Nothing to be done for 'install'.\n"
+    assert make(tmp_path, "install", f"PYTHON={python}", "TORCH=cpu").stdout == ""
+    done = make(tmp_path, "install", f"PYTHON={python}", "TORCH=cuda")
+    assert done.returncode == 2 and done.stdout.startswith(".venv was set up with another torch. Remove it")
