@@ -71,13 +71,25 @@ def test_pull_commands_fetch_the_image_of_the_configuration():
 def test_page_of_all_keys_has_the_schemas():
     schema = yaml.safe_load(pages.SCHEMA.read_text())
     page = pages.all_keys(schema)
-    for keys in (schema, *schema["$defs"].values()):
-        assert all(f"| `{key}` | " in page for key in keys["properties"])
-    assert page.count("\n## ") == len(schema["$defs"]) + 1
-    assert (
-        "| `lr` | `number`, > 0 | required | " in page
-        and "| `folds` | list of `integer`, ≥ 0, ≤ 9 or `string` | `[0]` | " in page
-    )
+    sections = [schema, *(part for part in schema["$defs"].values() if "properties" in part)]
+    assert page.count("\n## ") == len(sections)
+    for section in sections:
+        assert all(f"| `{key}` | " in page for key in section["properties"])
+    assert "| `lr` | `number`, > 0 | required | " in page
+    assert "| `folds` | list of `integer`, ≥ 0, ≤ 9 or `string` | `[0]` | " in page
+
+
+def test_examples_are_those_that_are_tested():
+    """test_own_data.py plans that of config/README.md, test_readme.py that of README.md."""
+    for page, tested, words in (
+        ("docs/own-data.md", "config/README.md", "items: notes.csv"),
+        ("docs/workstation.md", "README.md", "devices: 1}}"),
+    ):
+        found = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+        (example,) = (text for text in found if words in text)
+        assert (
+            example in re.sub("^  ", "", (ROOT / tested).read_text(), flags=re.MULTILINE) + (ROOT / tested).read_text()
+        )
 
 
 def test_messages_in_troubleshooting_are_the_workflows():
