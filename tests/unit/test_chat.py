@@ -139,6 +139,17 @@ def test_template_of_a_local_model(extract, tmp_path):
         assert re.search(f": its chat template can't be used: {words}", extract("--snapshot", source), re.I)
 
 
+def test_template_of_a_gguf_file_with_tokens_that_are_lost(extract, monkeypatch, tmp_path):
+    """Where the tokenizer that was made of it has a control token as text."""
+    monkeypatch.setattr(extract_chat_template, "of_gguf", lambda file: (MISTRAL_V1, ["</s>", "[INST]", "<|other|>"]))
+    lacks = f"{tmp_path}: made from GGUF, its tokenizer lacks [INST]; take the model by repo or snapshot."
+    assert extract("--gguf", "model.gguf") == lacks
+    monkeypatch.setattr(extract_chat_template, "of_gguf", lambda file: (MISTRAL_V1, ["</s>", "<|other|>"]))
+    assert "'<s>[INST] PROMPT [/INST]'" in extract("--gguf", "model.gguf")
+    monkeypatch.setattr(extract_chat_template, "of_gguf", lambda file: (None, []))
+    assert extract("--gguf", "model.gguf").startswith("model.gguf: has no chat template; take the Instruct model")
+
+
 def test_template_of_the_hub(extract, tmp_path, monkeypatch):
     """As a file of its own, where tokenizer_config.json has none."""
     source, response = ("--repo", "org/model", "--revision", COMMIT), requests.Response()

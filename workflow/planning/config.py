@@ -78,7 +78,7 @@ class Checks:
             self.check_run(name, run, nemo_keys)
         for name, run in self.config["runs"].items():
             self.check_heads(name, run, fetched)
-            prompts.check(self, name, run, fetched)
+            prompts.check(self, name, run)
             if "adapter" in run:
                 adapters.check(self, name)
             if "choose" in run:

@@ -19,13 +19,14 @@ def complete(config):
                 del run[key]
 
 
-def check(checks, name, run, fetched):
-    """Refuses, where the model's files are on this machine, what its tokenizer has not; else the job itself does."""
+def check(checks, name, run):
+    """Refuses what the tokenizer of a local `snapshot:` has not; that of another model the job itself."""
     model = checks.config["models"][run["model"]]
-    here = Path(model["snapshot"]) if "snapshot" in model else Path(fetched, run["model"])
-    if not (set(KEYS) & run.keys() and (here / "config.json").is_file()):
+    if run.keys().isdisjoint(KEYS) or "snapshot" not in model:
         return
-    config = {}
+    here, config = Path(model["snapshot"]), {}
+    if not (here / "config.json").is_file():  # of another machine, or of the caller's rules
+        return
     for file in (here / "special_tokens_map.json", here / "tokenizer_config.json"):
         try:
             config |= json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -34,7 +35,7 @@ def check(checks, name, run, fetched):
     unsaid = None if config.get("tokenizer_class") == "PreTrainedTokenizerFast" else "that of its class"
     if "add_bos" in run and config.get("bos_token", unsaid) is None:
         checks.refuse(["runs", name, "add_bos"], f"the tokenizer of {run['model']} has no BOS ({here})")
-    if "chat_template" in run and "snapshot" in model and not (config.get("chat_template") or (here / FILE).is_file()):
+    if "chat_template" in run and not (config.get("chat_template") or (here / FILE).is_file()):
         problem = f"{run['model']} has none, neither in {FILE} nor in tokenizer_config.json ({here})"
         checks.refuse(["runs", name, "chat_template"], f"{problem}; take an Instruct model")
 

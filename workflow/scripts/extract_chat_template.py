@@ -2,7 +2,7 @@
 
 It is taken from chat_template.jinja of the repository or the local directory, from tokenizer_config.json or from the
 GGUF file. Exits where there is none, or where it can't be used to train on one prompt and one answer. A template that
-asks for the date always gets the same one: what is predicted would change from day to day.
+asks for the date always gets the same one; else predictions would change from day to day.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from gguf import GGUFReader
 from huggingface_hub import errors
 from transformers import AutoTokenizer
 
-DAY = "{%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}"  # Meta's own, where a template can't ask for one
+DAY = "{%- macro strftime_now(format) %}26 Jul 2024{% endmacro %}"  # as Llama 3's have it where they can't ask
 
 
 def of_gguf(file):
-    """The template, and the tokens that are no text."""
+    """The template, and the tokens that are no text but control."""
     fields = GGUFReader(file).fields
     if not (template := fields.get("tokenizer.chat_template")):
         return None, []
