@@ -44,6 +44,7 @@ RERUNS = {
     "planning/sweeps.py": NOTHING,
     "planning/targets.py": NOTHING,
     "planning/table.py": NOTHING,
+    "planning/terminal.py": NOTHING,
     "planning/yaml_files.py": NOTHING,
     "planning/warm_start.py": NOTHING,
     "report/accuracy.rst": NOTHING,  # captions of --report, which is made anew each time

@@ -176,7 +176,7 @@ def test_a_metric_is_one_entry(chain, tmp_path, visit):
     imported = head.replace("import accuracy_score,", "import accuracy_score, cohen_kappa_score,")
     metrics.write_text(imported + entry + table + rest)
     done = snakemake(copy, "--configfile", "chain.yaml")
-    assert done.returncode == 0 and "rule evaluate" in done.stdout and "rule predict" not in done.stdout, done.stdout
+    assert done.returncode == 0 and "evaluate (run=lora" in done.stdout and "predict (" not in done.stdout, done.stdout
     answers = read_json(copy / "results/runs/lora/fold0/seed0/metrics.json")["answers"].values()
     kappa = cohen_kappa_score([answer["gold"] for answer in answers], [answer["score"] for answer in answers])
     head, *rows = cells(visit(copy / "results/report.html"), "section table")
