@@ -14,7 +14,7 @@ from helpers import ROOT, SCRIPTS
 
 from workflow.planning import changes
 from workflow.planning.datasets import DataSets
-from workflow.planning.parameters import Parameters
+from workflow.planning.parameters import Parameters, Unrecorded
 from workflow.scripts.download_pubmedqa import SHA256
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -88,6 +88,12 @@ def own_settings(run, schema, group):
     parameters = Parameters(None, {"runs": {"lora": run}}, schema, SCRIPTS, (), "")
     (wildcards,) = [type("Wildcards", (), {"run": "lora"})]
     return parameters.own_settings(group)(wildcards)
+
+
+def test_language_is_remembered_where_it_is_set():
+    of_nobody, japanese = (Parameters(None, config, SCHEMA, SCRIPTS, (), "") for config in ({}, {"language": "ja"}))
+    assert isinstance(of_nobody.language(), Unrecorded) and str(of_nobody.language()) == ""
+    assert japanese.language() == "--language ja"
 
 
 @pytest.mark.parametrize("group", ["train", "predict"])

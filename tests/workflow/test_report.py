@@ -50,7 +50,7 @@ def visit(browser):
     context.close()
 
 
-def write_report(chain, output, runs=None, items=None, **entry):
+def write_report(chain, output, runs=None, items=None, language="en", **entry):
     """Runs the script again, as the rule does; runs, items: other directories in place of the chain's; entry: more of
     the data set's."""
     metrics = [(runs or chain / "results/runs") / run / "fold0/seed0/metrics.json" for run in RUNS]
@@ -58,7 +58,9 @@ def write_report(chain, output, runs=None, items=None, **entry):
     items = "--test-items", (items or chain / "results/data") / "trials/items/test.json"
     sources = {"models": {"tiny": {"snapshot": "tiny"}}, "datasets": {"trials": {"sample": 24, "simulate": 0} | entry}}
     sources = "--sources", json.dumps(sources, sort_keys=True)
-    run_script("write_report.py", *files, *items, *sources, "--metrics", *metrics, "--output", output)
+    run_script(
+        "write_report.py", *files, *items, *sources, "--metrics", *metrics, "--language", language, "--output", output
+    )
     return output
 
 
@@ -103,6 +105,25 @@ def test_everything_is_there_and_fits_a_phone(chain, visit):
     text = page.locator("body").text_content()
     adapter = read_json(chain / "results/runs/lora/fold0/seed0/provenance.json")["train_lora"]
     assert adapter["sha256"]["result"] in text and adapter["workflow"] in text and "nemo_toolkit2.2.1" in text
+
+
+def test_the_head_answers_what_one_asks_first(chain, visit):
+    page = visit(chain / "results/report.html")
+    asked, told = (page.locator(f".summary > {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    good, believe, where, use, which = told
+    assert "Can I believe it?" in asked and "No training here has seen them." in believe and "tutorial, lora" in believe
+    adapters = [f"results/runs/{run}/fold0/seed0/adapter.nemo" for run in ("tutorial", "lora")]
+    assert [line.split(": ")[1] for line in where.split("\n\n")] == adapters
+    assert all((chain / adapter).exists() for adapter in adapters)
+    assert "results/runs/tutorial/fold0/seed0/peft" in use and f": {', '.join(RUNS)}. It is written anew" in which
+
+
+def test_japanese(chain, tmp_path, visit):
+    page = visit(write_report(chain, tmp_path / "report.html", language="ja"))
+    assert page.evaluate("document.documentElement.lang") == "ja" and page.locator("h2").count() == len(SECTIONS)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    pictures = page.eval_on_selector_all("svg", "all => all.map(svg => svg.textContent + svg.ariaLabel)")
+    assert all("正解" in words or "損失" in words or "確率" in words for words in pictures)
 
 
 def test_curve_is_in_the_provenance(chain):

@@ -89,19 +89,24 @@ class Lines(DefaultFormatter):
 
     def format_job_info(self, msg):
         job = self.jobs[msg["jobid"]] = Job(name_of(msg["rule_name"], msg["wildcards"]), msg["log"])
-        what = (self.workflow.get_rule(msg["rule_name"]).docstring or "").partition(". ")[0].rstrip(".")
-        log = f"log: {job.log}" if job.log else ""
-        return self.line(": ".join([job.name, "; ".join(filter(None, [" ".join(what.split()), log]))]))
+        if not job.log:  # a target, which does nothing
+            return ""
+        what = " ".join(
+            (self.workflow.get_rule(msg["rule_name"]).docstring or "").partition(". ")[0].rstrip(".").split()
+        )
+        return self.line(f"{job.name}: {'; '.join(filter(None, [what, f'log: {job.log}']))}")
 
     def format_job_finished(self, msg):
-        if (job := self.jobs.pop(msg["job_id"], None)) is None:
-            return super().format_job_finished(msg)
-        self.ended.append(": ".join(filter(None, [job.name, f"done after {job.took()}", job.result()])))
+        job = self.jobs.pop(msg["job_id"], None)
+        if job is None:  # with --quiet rules it was not seen
+            self.ended.append(msg["msg"])
+        elif job.log:
+            self.ended.append(": ".join(filter(None, [job.name, f"done after {job.took()}", job.result()])))
         return ""  # until the number of jobs that are done is known
 
     def format_progress(self, msg):
         ended, self.ended = self.ended, []
-        return "\n".join(map(self.line, [*ended[:-1], f"{''.join(ended[-1:])} [{msg['done']} of {msg['total']} jobs]"]))
+        return "\n".join(self.line(f"{text} [{msg['done']} of {msg['total']} jobs]") for text in ended)
 
     def format_job_error(self, msg):
         job = self.jobs.pop(msg["jobid"], None) or Job(msg["rule_name"], msg["log"])

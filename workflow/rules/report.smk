@@ -29,8 +29,9 @@ rule write_report:
         script=script("write_report"),
         code=code("write_report"),
         sources=sources,
+        language=parameters.language(),
     shell:
-        "python {params.script:q} --table {input.table:q} --json {input.json:q} --metrics {input.metrics:q}"
+        "python {params.script:q} {params.language} --table {input.table:q} --json {input.json:q} --metrics {input.metrics:q}"
         " --test-items {input.test_items:q} --sources {params.sources:q} --output {output:q} &> {log:q}"
 
 
