@@ -13,7 +13,7 @@ endef
 
 demo: .venv/installed
 	@echo "The whole workflow on a CPU: SmolLM2-135M, a real model, learns to answer questions about simulated trial reports."
-	@echo "About 6 minutes on 2 cores, 4 GB of memory, 0.6 GB of disk. Nothing is downloaded. Each line below is a job that"
+	@echo "About 6 minutes on 2 cores, 4 GB of memory, 0.6 GB of disk. Nothing is downloaded. Below, a line for each job that"
 	@echo "starts, goes on or is done; the longest are train_lora and predict."
 	@echo
 	snakemake --configfile config/demo.yaml --cores all all export
@@ -26,7 +26,7 @@ demo: .venv/installed
 	@echo "Adapter: demo/results/runs/lora/fold0/seed0/peft (for transformers, PEFT and vLLM; README.md in it says how)"
 	@echo "Logs:    demo/logs/"
 	@echo
-	@echo "Next, ask the adapter a question:"
+	@echo "Next, ask the adapter a question; it should answer maybe:"
 	@printf '%s\n' '$(ASK)'
 	@echo "Then your own data: config/README.md."
 

@@ -91,9 +91,11 @@ def own_settings(run, schema, group):
 
 
 def test_language_is_remembered_where_it_is_set():
-    of_nobody, japanese = (Parameters(None, config, SCHEMA, SCRIPTS, (), "") for config in ({}, {"language": "ja"}))
-    assert isinstance(of_nobody.language(), Unrecorded) and str(of_nobody.language()) == ""
-    assert japanese.language() == "--language ja"
+    unset, japanese = (
+        Parameters(None, {"runs": {}, **given}, SCHEMA, SCRIPTS, (), "").language()
+        for given in ({}, {"language": "ja"})
+    )
+    assert isinstance(unset, Unrecorded) and str(unset) == "" and japanese == "--language ja"
 
 
 @pytest.mark.parametrize("group", ["train", "predict"])

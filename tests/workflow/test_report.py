@@ -110,7 +110,7 @@ def test_everything_is_there_and_fits_a_phone(chain, visit):
 def test_the_head_answers_what_one_asks_first(chain, visit):
     page = visit(chain / "results/report.html")
     asked, told = (page.locator(f".summary > {tag}").all_inner_texts() for tag in ("dt", "dd"))
-    good, believe, where, use, which = told
+    believe, where, use, which = told[1:]
     assert "Can I believe it?" in asked and "No training here has seen them." in believe and "tutorial, lora" in believe
     adapters = [f"results/runs/{run}/fold0/seed0/adapter.nemo" for run in ("tutorial", "lora")]
     assert [line.split(": ")[1] for line in where.split("\n\n")] == adapters
