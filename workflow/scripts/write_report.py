@@ -144,7 +144,7 @@ def main():
         "accuracies": any("validation_accuracy" in step for c in curves.values() for one in c for step in one or ()),
         "older_losses": [m.name for m in models if m.provenance.get("train_lora", {"loss": ""}).get("loss") is None],
         "settings": settings(runs),
-        "shortened": list(shortened(runs, datasets)),
+        "shortened": [[run, *map(words.name, counts)] for run, *counts in shortened(runs, datasets)],
         "costs": list(costs(runs)),
         "provenance": provenance(models),
         "licences": [entry for entry in licences if entry.get("of") in {None, *used}],
