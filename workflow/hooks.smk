@@ -24,6 +24,8 @@ if not IS_MODULE:
 
 
 onstart:
+    if not IS_MODULE:
+        of_clone("planning.terminal").show_lines(workflow)
     slurm.keep_token_to_this_process()
     try:
         start.check_jobs(workflow, checks, GPU_RULES, place("<resources>/images"), gpus_here)

@@ -14,7 +14,7 @@ from helpers import ROOT, SCRIPTS
 
 from workflow.planning import changes
 from workflow.planning.datasets import DataSets
-from workflow.planning.parameters import Parameters
+from workflow.planning.parameters import Parameters, Unrecorded
 from workflow.scripts.download_pubmedqa import SHA256
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -88,6 +88,14 @@ def own_settings(run, schema, group):
     parameters = Parameters(None, {"runs": {"lora": run}}, schema, SCRIPTS, (), "")
     (wildcards,) = [type("Wildcards", (), {"run": "lora"})]
     return parameters.own_settings(group)(wildcards)
+
+
+def test_language_is_remembered_where_it_is_set():
+    unset, japanese = (
+        Parameters(None, {"runs": {}, **given}, SCHEMA, SCRIPTS, (), "").language()
+        for given in ({}, {"language": "ja"})
+    )
+    assert isinstance(unset, Unrecorded) and str(unset) == "" and japanese == "--language ja"
 
 
 @pytest.mark.parametrize("group", ["train", "predict"])

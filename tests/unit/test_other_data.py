@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from common.files import read_json, write_json, write_jsonl
 from common.provenance import describe
 from evaluate import evaluate
@@ -14,7 +15,8 @@ from evaluation.answers import Task, read_answer
 from evaluation.lines import run_lines
 from evaluation.metrics import calibration
 from evaluation.text_metrics import FREE_TEXT_METRICS
-from helpers import run_script
+from evaluation.words import FILES
+from helpers import ROOT, run_script
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import f1_score
 from torchmetrics.functional.text import squad
@@ -227,7 +229,7 @@ class Project:
         assert done.stderr == ""
         self.metrics.setdefault(self.name, []).append(directory / "metrics.json")
 
-    def compare(self, *names, **sources):
+    def compare(self, *names, language="en", **sources):
         """(the table, the JSON, what was printed, the report without what only draws)"""
         metrics = [file for name in names for file in self.metrics[name]]
         datasets = {name: self.sources[name] for name in names} | sources
@@ -238,7 +240,8 @@ class Project:
         assert done.stderr == ""
         items = "--test-items", *(self.directory / f"data/{name}/items/test.json" for name in names)
         inputs = "--table", files[0], "--json", files[1], "--metrics", *metrics
-        assert run_script("write_report.py", *inputs, *items, *sources, "--output", files[2]).stderr == ""
+        inputs += "--language", language, "--output", files[2]
+        assert run_script("write_report.py", *inputs, *items, *sources).stderr == ""
         page = re.sub(r"<style>.*?</style>|<clipPath.*?</clipPath>|\b(d|style|transform|points)=\"[^\"]*\"", "",
                       files[2].read_text(), flags=re.DOTALL)  # fmt: skip
         return pd.read_csv(files[0], sep="\t").set_index("run"), read_json(files[1]), done.stdout, page
@@ -328,7 +331,7 @@ def test_one_table_of_all_kinds(project):
     assert list(pubmedqa.index) == ["majority", "human", "constant"]
     assert table.macro_f1_official.notna().sum() == 1 and pubmedqa.accuracy_per_token.isna().all()
     assert {pair["dataset"] for pair in found["comparisons"]} == set(project.sources)
-    assert "one of PubMedQA's\nannotators" in page and "LoRA on notes, 感想, answers, PubMedQA: report" in page
+    assert "one of PubMedQA's annotators" in page and "LoRA on notes, 感想, answers, PubMedQA: report" in page
     assert "no measure for others" in page and "Jin et al." in page and "published: 75.4%" in printed
     assert "Report notes1: " in page and "among the labels" in page
 
@@ -336,5 +339,26 @@ def test_one_table_of_all_kinds(project):
 def test_simulated_items_are_not_pubmedqas(project):
     table, found, printed, page = project.compare("trials", trials={"simulate": 0})
     assert list(table.index) == ["majority", "human", "constant"] and found["published"] is None
-    assert "LoRA on trials: report" in page and "human one of the\nmade-up annotators" in page
-    assert "published" not in printed and not re.findall("PubMedQA's\nannot|published|Jin et al", page)
+    assert "LoRA on trials: report" in page and "human one of the made-up annotators" in page
+    assert "published" not in printed and not re.findall("PubMedQA|published|Jin et al", page)
+
+
+def test_report_in_japanese_has_no_english_sentence(project):
+    page = project.compare("notes", "感想", "answers", "trials", language="ja")[3]
+    assert '<html lang="ja">' in page and "公表" in page and "損失は、" in page and "PubMedQA の注釈者" in page
+    sentences = []
+    for key, words in yaml.safe_load((ROOT / "workflow/report/words.en.yaml").read_text()).items():
+        if key != "names":
+            sentences += [part.strip() for part in re.split(r"\{\w+\}|<[^>]+>", words) if len(part.strip()) > 12]
+    assert len(sentences) > 100 and [words for words in sentences if words in page] == []
+
+
+def test_languages_have_the_same_entries():
+    """The same keys, and in each the same values and elements; the configuration allows these languages."""
+    english, japanese = (yaml.safe_load((ROOT / f"workflow/report/words.{name}.yaml").read_text()) for name in FILES)
+    assert english.keys() == japanese.keys()
+    for key in english.keys() - {"names"}:
+        marks = [sorted(re.findall(r"\{\w+\}|<\w+", words[key])) for words in (english, japanese)]
+        assert marks[0] == marks[1], key
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    assert schema["properties"]["language"]["enum"] == list(FILES)

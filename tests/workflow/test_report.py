@@ -1,10 +1,12 @@
 """The report of tests/chain.yaml in a real browser: a Chromium of this machine, driven by Playwright."""
 
+import contextlib
 import csv
 import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from common.files import read_json, read_jsonl, write_json, write_jsonl
@@ -50,15 +52,17 @@ def visit(browser):
     context.close()
 
 
-def write_report(chain, output, runs=None, items=None, **entry):
+def write_report(chain, output, runs=None, items=None, language="en", **entry):
     """Runs the script again, as the rule does; runs, items: other directories in place of the chain's; entry: more of
     the data set's."""
-    metrics = [(runs or chain / "results/runs") / run / "fold0/seed0/metrics.json" for run in RUNS]
+    metrics = [(runs or Path("results/runs")) / run / "fold0/seed0/metrics.json" for run in RUNS]
     files = "--table", chain / "results/accuracy.tsv", "--json", chain / "results/accuracy.json"
     items = "--test-items", (items or chain / "results/data") / "trials/items/test.json"
     sources = {"models": {"tiny": {"snapshot": "tiny"}}, "datasets": {"trials": {"sample": 24, "simulate": 0} | entry}}
     sources = "--sources", json.dumps(sources, sort_keys=True)
-    run_script("write_report.py", *files, *items, *sources, "--metrics", *metrics, "--output", output)
+    options = "--metrics", *metrics, "--language", language, "--output", output
+    with contextlib.chdir(chain):
+        run_script("write_report.py", *files, *items, *sources, *options)
     return output
 
 
@@ -81,7 +85,8 @@ def test_numbers_are_those_of_the_table(chain, visit):
         intervals = [cell for name, cell in zip(head, row) if name == "95 % interval"]
         assert intervals == [f"{line[f'{key}_low']} to {line[f'{key}_high']}" for key in ("accuracy", "macro_f1")]
     findings = page.inner_text("#findings")
-    assert "The data set trials is simulated" in findings and "not significantly different from" in findings
+    assert "not significantly different from" in findings
+    assert "The data set trials is simulated" in page.inner_text("header")
     for run in ("tutorial", "lora"):
         line = dict(zip(expected[0], next(row for row in expected if row[0] == run)))
         interval = f"95 % interval {line['accuracy_low']} to {line['accuracy_high']}"
@@ -103,6 +108,25 @@ def test_everything_is_there_and_fits_a_phone(chain, visit):
     text = page.locator("body").text_content()
     adapter = read_json(chain / "results/runs/lora/fold0/seed0/provenance.json")["train_lora"]
     assert adapter["sha256"]["result"] in text and adapter["workflow"] in text and "nemo_toolkit2.2.1" in text
+
+
+def test_the_head_answers_what_one_asks_first(chain, visit):
+    page = visit(chain / "results/report.html")
+    asked, told = (page.locator(f".summary > {tag}").all_inner_texts() for tag in ("dt", "dd"))
+    believe, where, use, which = told[1:]
+    assert "Can I believe it?" in asked and "No training here has seen them." in believe and "tutorial, lora" in believe
+    adapters = [f"results/runs/{run}/fold0/seed0/adapter.nemo" for run in ("tutorial", "lora")]
+    assert [line.split(": ")[1] for line in where.split("\n\n")] == adapters
+    assert all((chain / adapter).exists() for adapter in adapters)
+    assert "results/runs/tutorial/fold0/seed0/peft" in use and f": {', '.join(RUNS)}. It is written anew" in which
+
+
+def test_japanese(chain, tmp_path, visit):
+    page = visit(write_report(chain, tmp_path / "report.html", language="ja"))
+    assert page.evaluate("document.documentElement.lang") == "ja" and page.locator("h2").count() == len(SECTIONS)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    pictures = page.eval_on_selector_all("svg", "all => all.map(svg => svg.textContent + svg.ariaLabel)")
+    assert all("正解" in words or "損失" in words or "確率" in words for words in pictures)
 
 
 def test_curve_is_in_the_provenance(chain):
@@ -176,7 +200,7 @@ def test_a_metric_is_one_entry(chain, tmp_path, visit):
     imported = head.replace("import accuracy_score,", "import accuracy_score, cohen_kappa_score,")
     metrics.write_text(imported + entry + table + rest)
     done = snakemake(copy, "--configfile", "chain.yaml")
-    assert done.returncode == 0 and "rule evaluate" in done.stdout and "rule predict" not in done.stdout, done.stdout
+    assert done.returncode == 0 and "evaluate (run=lora" in done.stdout and "predict (" not in done.stdout, done.stdout
     answers = read_json(copy / "results/runs/lora/fold0/seed0/metrics.json")["answers"].values()
     kappa = cohen_kappa_score([answer["gold"] for answer in answers], [answer["score"] for answer in answers])
     head, *rows = cells(visit(copy / "results/report.html"), "section table")

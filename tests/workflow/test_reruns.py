@@ -64,6 +64,10 @@ def test_order_and_comments_in_the_configuration(chain):
     assert planned(chain, config="changed.yaml") == set()
 
 
+def test_language_of_the_report(changed):
+    assert changed(lambda config: config.update(language="ja")) == {"write_report"}
+
+
 def test_learning_rate_of_a_run(changed):
     assert changed(lambda config: config["runs"]["lora"]["train"].update(lr=2.0e-3)) == LORA | TABLE
 
@@ -89,7 +93,7 @@ def test_prediction_in_another_shape(chain, changed):
         config["runs"]["tutorial"]["predict"] = {**predict, "devices": 1, "tensor_model_parallel_size": 1}
 
     assert changed(change) == {"predict/tutorial", "evaluate/tutorial"} | TABLE
-    said = snakemake(chain, "--dry-run", "--configfile", "changed.yaml").stdout
+    said = snakemake(chain, "--dry-run", "--printshellcmds", "--configfile", "changed.yaml").stdout
     assert "--nproc-per-node 1 " in said and "--nproc-per-node 2 " not in said
 
 

@@ -128,6 +128,10 @@ class Parameters:
 
         return quickly(of_job)
 
+    def language(self):
+        """The report's, where the configuration names one."""
+        return f"--language {self.config['language']}" if "language" in self.config else Unrecorded("")
+
     def train_jsonl(self):
         """The path of the run's training items, where it has `repeat_maybe:` with these more often than once."""
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import Problem
+from . import Problem, terminal
 
 
 def keep_token_to_this_process():
@@ -106,7 +106,7 @@ def state_of(number):
 
 
 def name_of(job):
-    return f"{job.rule.name} ({', '.join(f'{key}={value}' for key, value in job.wildcards.items())})"
+    return terminal.name_of(job.rule.name, job.wildcards)
 
 
 def explain_failures(workflow, logs):

@@ -10,7 +10,7 @@ Out:  results/data/{dataset}/questions.jsonl
 
 
 rule read_questions:
-    """The user's file as prompts, line by line: there may be more than memory holds, here and in the next steps."""
+    """Writes the user's file as prompts, line by line: there may be more than memory holds, here and in the next steps."""
     output:
         ensure("<results>/data/{dataset}/questions.jsonl", non_empty=True),
     log:
@@ -30,6 +30,7 @@ rule read_questions:
 
 
 use rule predict as predict_questions with:
+    """Answers the questions of a user's file."""
     input:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
@@ -47,7 +48,7 @@ use rule predict as predict_questions with:
 
 
 rule write_answers:
-    """The table of answers, of one model or, where no one is named, of all of the run together."""
+    """Writes the table of answers, of one model or, where no one is named, of all of the run together."""
     input:
         predictions=questions.predictions(),
     output:

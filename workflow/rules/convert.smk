@@ -7,7 +7,7 @@ Out:  results/base/{model}/model_config.yaml, written last in the unpacked .nemo
 
 
 rule convert_model:
-    """The snapshot in NeMo's format, its tensors as they are, in an unpacked .nemo directory."""
+    """Converts the snapshot to NeMo's format. The tensors stay as they are, in an unpacked .nemo directory."""
     input:
         manifest="<resources>/hf/{model}/manifest.json",
     output:
@@ -29,7 +29,7 @@ rule convert_model:
 
 
 rule pack_model:
-    """The converted model as one .nemo file."""
+    """Packs the converted model into one .nemo file."""
     input:
         base="<results>/base/{model}/model_config.yaml",
     output:

@@ -7,7 +7,7 @@ Out:  resources/data/{dataset}/{ori_pqal,test_ground_truth}.json
 
 
 rule download_pubmedqa:
-    """PubMedQA's two files, of its repository at `revision` or from `directory`."""
+    """Gets PubMedQA's two files, from its repository at `revision` or from `directory`."""
     output:
         "<resources>/data/{dataset}/ori_pqal.json",
         "<resources>/data/{dataset}/test_ground_truth.json",
@@ -29,7 +29,7 @@ rule download_pubmedqa:
 
 
 rule simulate_trials:
-    """Made-up trial reports in PubMedQA's format, drawn with the seed `simulate`."""
+    """Makes up trial reports in PubMedQA's format, with the seed `simulate`."""
     output:
         "<resources>/data/{dataset}/ori_pqal.json",
         "<resources>/data/{dataset}/test_ground_truth.json",
@@ -49,7 +49,7 @@ rule simulate_trials:
 
 
 rule read_items:
-    """One of the user's files as items; one to train on may have no prompt of those to validate with or test on."""
+    """Reads one of your files as items. No prompt may be both in training and in validation or test."""
     output:
         ensure("<results>/data/{dataset}/items/{split}.json", non_empty=True),
     log:

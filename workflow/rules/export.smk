@@ -7,13 +7,13 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/peft/
 
 
 rule export:
-    """The adapters of all targets that were trained here, in PEFT's format, each with its model card."""
+    """Exports the adapters of all targets that were trained here, each with its model card."""
     input:
         of_targets("peft/README.md", trained=True),
 
 
 rule export_adapter:
-    """The adapter in PEFT's format, with the base model's tokenizer."""
+    """Exports the adapter in PEFT's format, with the base model's tokenizer."""
     input:
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",
         snapshot=of_run("<resources>/hf/{model}/manifest.json"),
@@ -39,7 +39,7 @@ rule export_adapter:
 
 
 rule merge_model:
-    """The base with the adapter in its weights, a Hugging Face snapshot as the base is."""
+    """Merges the adapter into the base's weights, a Hugging Face snapshot as the base is."""
     input:
         snapshot=of_run("<resources>/hf/{model}/manifest.json"),
         config="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",

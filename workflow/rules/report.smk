@@ -10,7 +10,7 @@ report: "../report/workflow.rst"
 
 
 rule write_report:
-    """The page: table, pictures, errors, settings, costs and provenance of the runs under `targets:`."""
+    """Writes the report: table, pictures, errors, settings, costs and provenance of the runs under `targets:`."""
     input:
         table="<results>/accuracy.tsv",
         json="<results>/accuracy.json",
@@ -29,13 +29,14 @@ rule write_report:
         script=script("write_report"),
         code=code("write_report"),
         sources=sources,
+        language=parameters.language(),
     shell:
-        "python {params.script:q} --table {input.table:q} --json {input.json:q} --metrics {input.metrics:q}"
+        "python {params.script:q} {params.language} --table {input.table:q} --json {input.json:q} --metrics {input.metrics:q}"
         " --test-items {input.test_items:q} --sources {params.sources:q} --output {output:q} &> {log:q}"
 
 
 rule write_model_card:
-    """The adapter's card as the Hugging Face Hub shows it, with results where the table has them."""
+    """Writes the adapter's model card for the Hugging Face Hub, with results where the table has them."""
     input:
         config="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
         weights="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_model.safetensors",

@@ -90,6 +90,7 @@ def main():
     with replacing(args.output) as partial:
         table.to_csv(partial, sep="\t", index=False)
     show_all(table, comparisons, published)
+    print(f"{args.output}: {len(runs)} runs, {len(args.metrics)} models")
 
 
 if __name__ == "__main__":

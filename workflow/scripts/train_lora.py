@@ -179,8 +179,10 @@ def main():
             record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
         end_distributed()
     if first:
-        training.take_over()
+        made = training.take_over()
         say("train_lora", training.disk())
+        if "validation_loss" in made:  # older versions kept none
+            print(f"{args.output}: validation loss {made['validation_loss']:.5f}")
 
 
 if __name__ == "__main__":

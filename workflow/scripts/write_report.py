@@ -17,6 +17,7 @@ from evaluation.facts import costs, provenance, settings, shortened, show
 from evaluation.pictures import draw
 from evaluation.table import HEADINGS
 from evaluation.text_metrics import MAIN
+from evaluation.words import FILES, Words
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 TEMPLATE = Path(__file__).parent / "../report/report.html.j2"
@@ -27,10 +28,10 @@ ERRORS = 3  # shown of each run
 class Model:
     """What lies in a model's directory: its figures, where they come from, its answers."""
 
-    def __init__(self, file):
-        self.metrics = read_json(file)
+    def __init__(self, file, words):
+        self.file, self.metrics = file, read_json(file)
         self.provenance = read_json(file.with_name("provenance.json"))
-        self.file, self.name = file, f"{self.metrics['run']}, fold {self.metrics['fold']}, seed {self.metrics['seed']}"
+        self.name = words("model", **{key: self.metrics[key] for key in ("run", "fold", "seed")})
 
     def predictions(self):
         """{id: its line}, in the test set's order. Read when asked for: a run of ten folds needs one model's."""
@@ -48,31 +49,29 @@ def main_figure(line):
     return "accuracy" if "accuracy" in line else MAIN
 
 
-def against(line, other, cells, comparisons):
+def against(words, line, kind, other, cells, comparisons):
     """In words, whether a run differs from another, by Holm's adjusted p; None where they were not compared."""
     key = {"dataset": line["dataset"], "run": line["run"], "other": other}
     found = next((comparison for comparison in comparisons if key.items() <= comparison.items()), None)
     if found is None:
         return None
-    better = "significantly better than" if found["difference"] > 0 else "significantly worse than"
-    verdict = better if found["p_holm"] < 0.05 else "not significantly different from"
-    name = "the most frequent answer" if other == "majority" else f"the untuned {other}"
+    verdict = "alike" if found["p_holm"] >= 0.05 else "better" if found["difference"] > 0 else "worse"
     figure = cells[line["dataset"], other][main_figure(line)]
-    return f"{verdict} {name} ({figure} %, p = {found['p_holm']:.2g})"
+    return words(verdict, other=words(kind, other=other, figure=figure, p=f"{found['p_holm']:.2g}"))
 
 
-def findings(result, cells):
+def findings(words, result, cells):
     """A sentence for each tuned run, or for the base where there is none."""
     bases = {(line["model"], line["dataset"]): line["run"] for line in result["runs"] if line["base"]}
     lines = [line for line in result["runs"] if "by_model" in line]  # no ensembles
     for line in [line for line in lines if not line["base"]] or lines:
         row, key = cells[line["dataset"], line["run"]], main_figure(line)
-        others = bases.get((line["model"], line["dataset"])), "majority"
-        told = [against(line, other, cells, result["comparisons"]) for other in others]
-        article = "an" if key == "accuracy" else "a"
-        interval = f"{row[key]} % (95 % interval {row[f'{key}_low']} to {row[f'{key}_high']})"
-        words = ": ".join(filter(None, [interval, " and ".join(filter(None, told))]))
-        yield line["run"], f"{article} {HEADINGS[key]} of {words}."
+        figure = words(f"{key}_of", value=row[key], low=row[f"{key}_low"], high=row[f"{key}_high"])
+        others = {"other_base": bases.get((line["model"], line["dataset"])), "other_majority": "majority"}
+        told = [against(words, line, kind, other, cells, result["comparisons"]) for kind, other in others.items()]
+        verdicts = words("and").join(filter(None, told))
+        verdicts = words("verdicts", verdicts=verdicts) if verdicts else ""
+        yield words("finding", run=line["run"], figure=figure, verdicts=verdicts)
 
 
 def errors(model, items):
@@ -106,12 +105,15 @@ def main():
     parser.add_argument("--test-items", required=True, nargs="+", type=Path, help="…/{dataset}/items/test.json")
     help = "JSON: the entries under models:, datasets: and adapter: in the configuration that the runs use"
     parser.add_argument("--sources", required=True, type=json.loads, help=help)
+    parser.add_argument("--language", choices=FILES, default="en")
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
 
     result, cells = read_json(args.json), read_table(args.table)
     items = {file.parts[-3]: read_json(file) for file in args.test_items}
-    models, runs = [Model(file) for file in args.metrics], {}
+    words = Words(args.language)
+    headings = {key: words.name(heading) for key, heading in HEADINGS.items()}
+    models, runs = [Model(file, words) for file in args.metrics], {}
     for model in models:
         runs.setdefault(model.metrics["run"], []).append(model)
     used = {str(value) for kind in args.sources.values() for entry in kind.values() for value in entry.values()}
@@ -126,21 +128,23 @@ def main():
     page = {
         "result": result,
         "cells": list(cells.values()),
-        "headings": HEADINGS,
+        "words": words,
+        "headings": headings,
         "sources": args.sources,
         "simulated": simulated,
         "official": official,
         "titles": list(dict.fromkeys("PubMedQA" if name in official else name for name in datasets)),
         "show": show,
-        "findings": list(findings(result, cells)),
-        "pictures": draw(result, curves, official),
+        "findings": list(findings(words, result, cells)),
+        "adapters": {run: of_run for run, of_run in runs.items() if not of_run[0].metrics["base"]},
+        "pictures": draw(words, headings, result, curves, official),
         "errors": [errors(of_run[0], items[of_run[0].metrics["dataset"]]) for of_run in runs.values()],
         "prompts": prompts,
         "runs": list(runs),
         "accuracies": any("validation_accuracy" in step for c in curves.values() for one in c for step in one or ()),
         "older_losses": [m.name for m in models if m.provenance.get("train_lora", {"loss": ""}).get("loss") is None],
         "settings": settings(runs),
-        "shortened": list(shortened(runs, datasets)),
+        "shortened": [[run, *map(words.name, counts)] for run, *counts in shortened(runs, datasets)],
         "costs": list(costs(runs)),
         "provenance": provenance(models),
         "licences": [entry for entry in licences if entry.get("of") in {None, *used}],

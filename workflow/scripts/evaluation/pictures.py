@@ -5,7 +5,7 @@ import re
 import warnings
 
 import matplotlib
-from evaluation.table import HEADINGS
+from evaluation.metrics import MALFORMED
 from evaluation.text_metrics import MAIN
 from markupsafe import Markup, escape
 from matplotlib.colors import LinearSegmentedColormap
@@ -27,15 +27,15 @@ matplotlib.rcParams |= {
 }
 
 
-def svg(figure, words):
-    """The figure as an element of HTML; words say what it shows to those who don't see it."""
+def svg(figure, told):
+    """The figure as an element of HTML; told: what it shows, for those who don't see it."""
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": words}):  # ids of its own, and the same each time
+    with matplotlib.rc_context({"svg.hashsalt": told}):  # ids of its own, and the same each time
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' id="[a-z0-9A-Z.]+_\d+"', "", text)  # figure_1 and such: nothing refers to them
-    text = text.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{escape(words)}" ', 1)
+    text = text.replace(INK, "currentColor").replace("<svg ", f'<svg role="img" aria-label="{escape(told)}" ', 1)
     return Markup(text)
 
 
@@ -44,7 +44,7 @@ def subplots(width, height, *shape, **options):
     return figure, figure.subplots(*shape, **options)
 
 
-def forest(key, lines, references, published):
+def forest(words, heading, key, lines, references, published):
     """A figure by its key with intervals, from above: lines, then published; references as vertical lines."""
     rows = [(line["run"], line, BLUE) for line in lines] + [(model["name"], model, GREY) for model in published]
     figure, axes = subplots(4.0, 0.9 + 0.24 * len(rows))
@@ -56,15 +56,17 @@ def forest(key, lines, references, published):
         axes.plot(100 * line[key], place, "s", color=colour, markersize=5)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{HEADINGS[key]}, %")
+    axes.set_xlabel(f"{heading}, %")
     if references:
         figure.legend(loc="outside upper right", ncols=2)
-    values = (f"{name} {line[key]:.1%} ({{:.1%}} to {{:.1%}})" for name, line, _ in rows)
-    told = (text.format(*line[f"{key}_interval"]) for text, (_, line, _) in zip(values, rows))
-    return svg(figure, f"{HEADINGS[key][0].upper()}{HEADINGS[key][1:]} and 95 % interval: {', '.join(told)}.")
+    told = []
+    for name, line, _ in rows:
+        value, low, high = (f"{share:.1%}" for share in (line[key], *line[f"{key}_interval"]))
+        told.append(words.text("told_forest_row", name=name, value=value, low=low, high=high))
+    return svg(figure, words.text("told_forest", figure=heading[0].upper() + heading[1:], rows=", ".join(told)))
 
 
-def confusion(title, counts):
+def confusion(words, title, counts):
     """(title, picture). counts: {gold label: {answer: count}}."""
     rows = counts.values()
     answers = [answer for answer in next(iter(rows)) if answer in counts or any(row[answer] for row in rows)]
@@ -77,18 +79,19 @@ def confusion(title, counts):
         for x, count in enumerate(row):
             if count or not wide:
                 axes.text(x + 0.5, y + 0.5, count, ha="center", va="center")
-    labels = [answer.replace("malformed", "mal-\nformed") for answer in answers]
+    labels = [words.text("malformed_short") if answer == MALFORMED else answer for answer in answers]
     long = len(answers) > 4 or max(len(line) for label in labels for line in label.split("\n")) > 6
     axes.set_xticks([x + 0.5 for x in range(len(answers))], labels, rotation=90 if long else 0, parse_math=False)
     axes.set_yticks([y + 0.5 for y in range(len(counts))], counts, parse_math=False)
     axes.invert_yaxis()
     axes.tick_params(length=0)
-    axes.set(xlabel="answer", ylabel="gold")
-    told = (f"gold {gold}: {', '.join(f'{n} {a}' for a, n in row.items())}" for gold, row in counts.items())
-    return title, svg(figure, f"{title}, answers: {'; '.join(told)}.")
+    axes.set(xlabel=words.text("answer"), ylabel=words.text("gold"))
+    given = {gold: ", ".join(f"{number} {answer}" for answer, number in row.items()) for gold, row in counts.items()}
+    told = (words.text("told_confusion_row", gold=gold, answers=answers) for gold, answers in given.items())
+    return title, svg(figure, words.text("told_confusion", title=title, rows="; ".join(told)))
 
 
-def learning_curve(title, curves):
+def learning_curve(words, title, curves):
     """(title, picture). curves: each model's [{step, loss, learning_rate, validation_loss, validation_accuracy}], where
     it has them; an older version's have no accuracy."""
     steps = [step for curve in curves for step in curve]
@@ -100,24 +103,25 @@ def learning_curve(title, curves):
     for key, axes, colour, style in drawn:
         for number, curve in enumerate(curves):
             having = [step for step in curve if key in step]
-            label = None if number else key.replace("_", " ")
+            label = None if number else words.text(key)
             values = [step["step"] for step in having], [step[key] for step in having]
             axes.plot(*values, style, color=colour, label=label, markersize=3, alpha=max(0.3, 1 / len(curves)))
-    above.set(ylabel="loss")
+    above.set(ylabel=words.text("loss"))
     above.legend()
     for axes in between:
-        axes.set(ylabel="validation\naccuracy")
+        axes.set(ylabel=words.text("validation_accuracy_axis"))
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    below.set(xlabel="step", ylabel="learning rate")
+    below.set(xlabel=words.text("step"), ylabel=words.text("learning_rate"))
     below.ticklabel_format(axis="y", scilimits=(0, 0))
     told = []
     for key, form in ("validation_loss", "{:.3g}"), ("validation_accuracy", "{:.1%}"):
-        if found := [f"{form.format(step[key])} after step {step['step']}" for step in steps if key in step]:
-            told.append(f"{key.replace('_', ' ')}: {', '.join(found)}")
-    return title, svg(figure, f"{title}, {'; '.join(told)}.")
+        found = [(form.format(step[key]), step["step"]) for step in steps if key in step]
+        values = ", ".join(words.text("told_curve_value", value=value, step=step) for value, step in found)
+        told += [f"{words.text(key)}: {values}"] * bool(found)
+    return title, svg(figure, words.text("told_curve", title=title, values="; ".join(told)))
 
 
-def reliability(title, bins):
+def reliability(words, title, bins):
     """(title, picture). bins: as of metrics.calibration; a point's area grows with the bin's items."""
     figure, axes = subplots(2.5, 2.4)
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1)
@@ -125,12 +129,13 @@ def reliability(title, bins):
     values = [bin["probability"] for bin in bins], [bin["accuracy"] for bin in bins]
     sizes = [10 + 150 * bin["items"] / of for bin in bins]
     axes.scatter(*values, sizes, color=BLUE, alpha=0.7, linewidths=0, zorder=2, clip_on=False)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the answer", ylabel="share right")
-    told = (f"{bin['accuracy']:.0%} right at {bin['probability']:.0%} ({bin['items']} items)" for bin in bins)
-    return title, svg(figure, f"{title}: {', '.join(told)}.")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=words.text("probability"), ylabel=words.text("share_right"))
+    shares = [{key: f"{bin[key]:.0%}" for key in ("accuracy", "probability")} for bin in bins]
+    told = (words.text("told_reliability_bin", items=bin["items"], **share) for bin, share in zip(bins, shares))
+    return title, svg(figure, words.text("told_reliability", title=title, bins=", ".join(told)))
 
 
-def draw(result, curves, official):
+def draw(words, headings, result, curves, official):
     """All pictures, by section. result: accuracy.json; curves: {run: each model's}; official: data sets that are
     PubMedQA itself."""
     forests = []
@@ -140,18 +145,23 @@ def draw(result, curves, official):
         )
         published = result["published"]["models"] if dataset in official else []
         key = "accuracy" if "accuracy" in lines[0] else MAIN
-        forests.append((dataset, HEADINGS[key], forest(key, lines, references, published)))
+        picture = forest(words, headings[key], key, lines, references, published)
+        forests.append((dataset, headings[key], picture))
     return {
         "forests": forests,
         "confusions": [
-            confusion(f"{line['run']}, {reading}", line[key])
+            confusion(words, words.text(reading, run=line["run"]), line[key])
             for line in result["runs"]
-            for key, reading in (("confusion", "by score"), ("confusion_text", "by text"))
+            for key, reading in (("confusion", "reading_score"), ("confusion_text", "reading_text"))
             if key in line
         ],
-        "curves": [learning_curve(run, list(filter(None, found))) for run, found in curves.items() if any(found)],
+        "curves": [
+            learning_curve(words, run, list(filter(None, found))) for run, found in curves.items() if any(found)
+        ],
         "reliability": [
-            reliability(f"{line['run']}, ECE {line['ece']:.4g}", line["reliability_diagram"])
+            reliability(
+                words, words.text("ece", run=line["run"], ece=f"{line['ece']:.4g}"), line["reliability_diagram"]
+            )
             for line in result["runs"]
             if "ece" in line
         ],

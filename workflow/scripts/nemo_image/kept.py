@@ -91,12 +91,13 @@ class Training:
         return f"made on {provenance['started'][:10]}, image {provenance['image'] or 'none'}"
 
     def take_over(self):
-        """Puts the adapter where it is wanted, with its provenance, in which the inputs are as they lie now."""
+        """Puts the adapter where it is wanted, and returns its provenance, in which the inputs are as they lie now."""
         with replacing(self.output) as partial:
             shutil.copyfile(self.adapter, partial)
         provenance = read_json(self.provenance)
         provenance["sha256"] |= {name: sha256(file) for name, file in with_base_files(self.inputs).items()}
         write_json(self.output.with_suffix(".provenance.json"), provenance, indent=1)
+        return provenance
 
     def disk(self):
         """What the trainings that are kept here take, in words."""

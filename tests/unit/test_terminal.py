@@ -1,0 +1,79 @@
+"""A line for each job that starts, goes on, ends or fails: of two jobs, whose logs are as the steps' own."""
+
+import re
+import subprocess
+
+import pytest
+from helpers import ROOT
+
+from workflow.planning import terminal
+
+SNAKEFILE = """
+import sys
+sys.path.insert(0, ROOT)
+from workflow.planning import terminal
+terminal.SECONDS = 0.2
+onstart: terminal.show_lines(workflow)
+rule all:
+    input: "lora.nemo", FAILS
+rule train:
+    '''Trains an adapter, with `train:`. Only then.'''
+    output: "{run}.nemo"
+    log: "logs/{run}.log"
+    params: settings='{"lr": 0.1}'
+    shell:
+        "sleep 1.5; for step in 1 2 3; do echo 12:00:0$step train: $step of 3 steps, loss 0.$step; echo x; sleep 1.5;"
+        " done > {log} 2>&1; echo {output}: validation loss 0.25, {params.settings:q} >> {log}; touch {output}"
+rule fail:
+    output: "{run}.failed"
+    log: "logs/{run}.failed.log"
+    params: settings='{"lr": 0.2}'
+    shell:
+        "(for line in $(seq 20); do echo line $line; done; echo precision: bf16, but a GPU has none;"
+        " echo 'E1127 00:48:35.1 15220 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1)';"
+        " echo Traceback of torchrun) > {log}; exit 1 # {params.settings}"
+"""
+
+
+def call(directory, fails="[]", *arguments):
+    """What Snakemake shows, and its exit code; before it, the log of an earlier attempt lies there."""
+    (directory / "Snakefile").write_text(f"ROOT, FAILS = {str(ROOT)!r}, {fails}\n{SNAKEFILE}")
+    (directory / "logs").mkdir()
+    (directory / "logs/lora.log").write_text("11:00:00 train: 3 of 3 steps, loss 9\n")
+    command = ["snakemake", "--cores", "2", "--keep-going", *arguments]
+    done = subprocess.run(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout.partition("total ")[2], done.returncode
+
+
+def test_lines_of_jobs(tmp_path):
+    said, code = call(tmp_path, "'base.failed'")
+    train = [re.sub(r"\d:\d\d:\d\d", "T", line) for line in said.splitlines() if "train (run=lora)" in line]
+    assert code == 1 and [line.partition(" ")[2] for line in train] == [
+        "train (run=lora): Trains an adapter, with `train:`; log: logs/lora.log",
+        *(f"train (run=lora): {step} of 3 steps, loss 0.{step}" for step in (1, 2, 3)),
+        'train (run=lora): done after T: lora.nemo: validation loss 0.25, {"lr": 0.1} [1 of 3 jobs]',
+    ]
+    failed = said[said.index("fail (run=base): failed after ") :]
+    assert "The end of its log, logs/base.failed.log:\n    line 12\n" in failed and "    line 11\n" not in failed
+    assert "    line 20\n    precision: bf16, but a GPU has none\n" in failed and "Traceback" not in said
+    assert '"lr": 0.2' not in said and "Execute" not in said and "Select jobs" not in said
+
+
+@pytest.mark.parametrize("option", ["--printshellcmds", "--show-failed-logs", "--quiet"])
+def test_more_or_less_when_asked_for(tmp_path, option):
+    said, code = call(tmp_path, "'base.failed'", option, "--until", "fail")
+    assert code == 1
+    assert ('"lr": 0.2' in said) == (option == "--printshellcmds")
+    assert ("\nTraceback of torchrun" in said) == (option == "--show-failed-logs")
+    assert ("failed after" in said) == (option != "--quiet")
+
+
+def test_a_dry_run_lists_files_as_snakemake_does(tmp_path):
+    said, code = call(tmp_path, "[]", "--dry-run")
+    assert code == 0 and "rule train:\n    output: lora.nemo\n" in said and "settings" not in said
+
+
+def test_end_of_a_log_of_an_older_torchrun(tmp_path):
+    of_torchrun = "[2024-04-01 00:00:00] torch.distributed.elastic.multiprocessing.api: [ERROR] failed (exitcode: 1)"
+    (tmp_path / "log").write_text(f"one\ntwo\n{of_torchrun}\n")
+    assert terminal.end_of(tmp_path / "log") == ["one", "two"]
