@@ -24,7 +24,7 @@ $$(grep ^torch== envs/requirements.txt) || { echo "torch's build for CPUs could 
 TORCH=cuda takes torch from pip's own index, on Linux several GB."; exit 1; }
 endef
 
-.PHONY: install demo test test-generations test-cluster test-cluster-long lint docs site
+.PHONY: install demo test test-faults test-generations test-cluster test-cluster-long lint docs site
 
 install: .venv/installed
 ifneq ($(origin TORCH),file)
@@ -53,6 +53,13 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	python -m pytest
+
+test-faults: export KILLS ?= 14
+test-faults: export FULL_DISKS ?= 1
+test-faults: export DRAWS ?= 1000
+test-faults: .venv/installed
+	@echo "Bad inputs, $(KILLS) kills and, as root, a full disk for each step. docs/reliability.md has what it tries."
+	python -m pytest tests/faults
 
 test-generations: .venv/installed .venv-2.0.0rc0/installed
 	python -m pytest tests/generations

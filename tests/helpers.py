@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import pty
 import shutil
@@ -13,6 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "workflow/scripts"
+MODEL = {"architectures": ["MistralForCausalLM"], "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
+MODEL |= {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 400, "max_position_embeddings": 1024}
+MODEL |= {"rms_norm_eps": 1e-5}
+CONFIG_JSON = json.dumps(MODEL)  # all that a plan asks of a snapshot
 
 
 def environment(**variables):

@@ -35,5 +35,6 @@ onstart:
 
 
 onerror:
-    slurm.explain_failures(workflow, log)
-    stop.tell_where(workflow)
+    if workflow.is_main_process:  # and not in each job's log on a cluster again
+        slurm.explain_failures(workflow, log)
+        stop.tell_where(workflow)

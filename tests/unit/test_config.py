@@ -1,12 +1,13 @@
 """Our own configurations pass, the schema's keys are documented, and a mistake is told in one sentence that names file,
 key, value and remedy."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from common.files import write_json
-from helpers import ROOT
+from helpers import MODEL, ROOT
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config, validate
 
@@ -397,7 +398,7 @@ def test_what_the_key_is_for_is_said(checked):
 
 
 def test_what_is_right_passes(checked, tmp_path):
-    write_json(tmp_path / "config.json", {})
+    write_json(tmp_path / "config.json", MODEL)
     train = "{start_from: lora, lr: 0.1, max_steps: 9, val_check_interval: 9, nemo: [+a.b=1]}"
     more = "tutorial: {predict: {devices: 1, tensor_model_parallel_size: 1}}, best: {tensor_model_parallel_size: 4}"
     more += f", new: {{model: mistral-7b, dataset: pubmedqa, train: {train}}}"
@@ -543,14 +544,14 @@ def test_prompts_for_which_a_tokenizer_lacks_something(checked, tmp_path):
 @pytest.mark.parametrize("model", ["snapshot", "fetched"])
 def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
     fetched, snapshot = tmp_path / "hf", tmp_path / "hf/local"
-    write_json(snapshot / "config.json", {"num_attention_heads": 32, "num_key_value_heads": 8})
+    write_json(snapshot / "config.json", MODEL | {"num_attention_heads": 32, "num_key_value_heads": 8})
     write_json(snapshot / "manifest.json", {"source": "org/x"})
     keys = f"snapshot: {snapshot}" if model == "snapshot" else f"repo: org/x, revision: {'a' * 40}"
     runs = "{lora: {model: local, devices: 16, tensor_model_parallel_size: 16}}"
     config = f"{{models: {{local: {{{keys}}}}}, runs: {runs}}}"
     words = "runs.lora.tensor_model_parallel_size: 16 does not divide the 8 num_key_value_heads of local"
     assert said(checked, config, fetched=fetched) == f"mine.yaml: {words} ({snapshot}/config.json)"
-    write_json(snapshot / "config.json", {"num_attention_heads": 32, "num_key_value_heads": 16})
+    write_json(snapshot / "config.json", MODEL | {"num_attention_heads": 32, "num_key_value_heads": 16})
     checked(config, fetched=fetched)
     if model == "fetched":  # what is there is of another model
         write_json(snapshot / "config.json", {"num_attention_heads": 1})
@@ -651,7 +652,10 @@ def test_target_that_is_no_file_from_here(checked):
     check_target("lora", runs, {}, directory, "--profile")
     there = str(Path.cwd() / one)
     assert said(check_target, there, runs, {}, directory) == f"{there}: a target is a path from here: {one}"
-    check_target(there, runs, {}, str(Path.cwd() / directory))  # where pathvars say so
+    table = str(Path.cwd() / "results/accuracy.tsv")
+    assert said(check_target, table, runs, {}, directory).endswith("a target is a path from here: results/accuracy.tsv")
+    for target in there, table:
+        check_target(target, runs, {}, str(Path.cwd() / directory))  # where pathvars say so
 
 
 def test_the_command_line_has_the_last_word(checked):
@@ -659,12 +663,14 @@ def test_the_command_line_has_the_last_word(checked):
     assert said(checks.refuse, ["targets"], "so") == "--config: targets: so"
 
 
-@pytest.mark.parametrize("content", ["{", "null", "[]", '{"num_attention_heads": "many"}', "\ufeff{}"])
+@pytest.mark.parametrize(
+    "content", ["{", "null", "[]", json.dumps(MODEL | {"num_attention_heads": "many"}), "\ufeff{}"]
+)
 def test_model_whose_configuration_is_none(checked, tmp_path, content):
     file = tmp_path / "config.json"
     file.write_text(content)
     config = f"{{models: {{local: {{snapshot: {tmp_path}}}}}, runs: {{lora: {{model: local}}}}}}"
-    assert said(checked, config).startswith(f"mine.yaml: models.local: {file} is no model's configuration: ")
+    assert said(checked, config).startswith(f"mine.yaml: models.local.snapshot: {file}: ")
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_disk_that_is_too_small(snapshot, tmp_path):
     with open(snapshot / "model-0.safetensors", "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + vocabulary * 256)
-    check_refusal(snapshot, tmp_path, "GB of disk, ", "Make room")
+    check_refusal(snapshot, tmp_path, " GB; the file system ", "Make room")
 
 
 def test_manifest_of_the_base(snapshot, tmp_path):

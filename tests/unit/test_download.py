@@ -73,7 +73,7 @@ def test_second_run_downloads_nothing(tmp_path):
         ({"faults": [("HEAD", "config.json", 403)]}, {}, {}, "the Hub refuses the token (403)"),
         ({"faults": [("GET", COMMIT, 429)] * 6}, {}, {}, "did not deliver: too many 429 error responses. Run again"),
         ({"faults": [("GET", "model.safetensors", "cut")] * 5}, {}, {}, "model.safetensors broke off five times."),
-        ({"size": 10**18}, {}, {}, "GB are free. Make room, or"),
+        ({"size": 10**18}, {}, {}, "B are free. Make room, or"),
         ({}, {}, {"HF_HUB_OFFLINE": "1"}, "org/model is not whole on this machine: unset HF_HUB_OFFLINE"),
     ],
 )

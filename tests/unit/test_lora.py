@@ -16,7 +16,14 @@ from model_formats.snapshot import Snapshot
 from safetensors.torch import load_file
 
 SHAPE = {"hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 4}
-SHAPE |= {"num_key_value_heads": 2, "head_dim": 5, "vocab_size": 8, "architectures": ["MistralForCausalLM"]}
+SHAPE |= {
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "num_key_value_heads": 2,
+    "head_dim": 5,
+    "vocab_size": 8,
+    "architectures": ["MistralForCausalLM"],
+}
 QKV = "self_attention.adapter_layer.lora_kqv_adapter"
 UNFUSED = "self_attention.adapter_layer.lora_unfused_kqv_adapter.q_adapter"  # of NeMo's `variant: canonical`
 PAIRS = {  # (columns of linear_in, rows of linear_out)

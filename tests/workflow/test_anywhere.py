@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import yaml
-from helpers import ROOT, copy_workflow, environment
+from helpers import CONFIG_JSON, ROOT, copy_workflow, environment
 
 SNAKEFILES = ["Snakefile", "workflow/Snakefile"]
 RULES = {"download_model", "convert_model", "download_pubmedqa", "split_folds", "write_jsonl", "train_lora", "predict"}
@@ -35,7 +35,7 @@ def mine(tmp_path):
     """A directory with a configuration of its own, and the snapshot that it names."""
     for name in ("config", "tiny"):
         (tmp_path / name).mkdir()
-    (tmp_path / "tiny/config.json").write_text("{}")
+    (tmp_path / "tiny/config.json").write_text(CONFIG_JSON)
     (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(MINE))
     return tmp_path
 

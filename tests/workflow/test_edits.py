@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
-from helpers import ROOT, snakemake
+from helpers import CONFIG_JSON, ROOT, snakemake
 
 NOT_REPEATED = {"download_model", "convert_model", "train_lora"}
 OTHERS = {file.stem for file in (ROOT / "workflow/scripts").glob("*.py")} - NOT_REPEATED
@@ -32,10 +32,12 @@ RERUNS = {
     "planning/defaults.py": NOTHING,
     "planning/forced.py": NOTHING,
     "planning/machine.py": NOTHING,
+    "planning/models.py": NOTHING,
     "planning/nemo_keys.py": NOTHING,
     "planning/parameters.py": NOTHING,
     "planning/prompts.py": NOTHING,
     "planning/questions.py": NOTHING,
+    "planning/places.py": NOTHING,
     "planning/schema.py": NOTHING,
     "planning/slurm.py": NOTHING,
     "planning/speed.py": NOTHING,
@@ -76,6 +78,7 @@ RERUNS = {
     "scripts/common/adapter.py": {"predict", "export_adapter", "import_adapter"},
     "scripts/common/chat.py": {"extract_chat_template", "export_adapter", "merge_model", "predict", "verify_export"},
     "scripts/common/code.py": {"predict"},  # its own checksum lies beside an interrupted prediction
+    "scripts/common/ending.py": OTHERS,
     "scripts/common/files.py": OTHERS,
     "scripts/common/gpus.py": NOTHING,
     "scripts/common/items.py": {"predict", "evaluate", "write_answers", "write_report"},
@@ -116,6 +119,7 @@ RERUNS = {
     "scripts/evaluation/words.py": {"write_report"},
     "scripts/import_adapter.py": {"import_adapter"},
     "scripts/merge_model.py": {"merge_model"},
+    "scripts/model_formats/config_json.py": {*OF_SNAPSHOT},
     "scripts/model_formats/directory.py": {"merge_model"},
     "scripts/model_formats/hub.py": {"extract_chat_template"},
     "scripts/model_formats/lora.py": {"export_adapter", "import_adapter"},
@@ -128,6 +132,7 @@ RERUNS = {
     "scripts/model_formats/peft_adapter.py": {"import_adapter", "merge_model"},
     "scripts/model_formats/peft_config.py": {"import_adapter", "merge_model"},
     "scripts/model_formats/snapshot.py": {*OF_SNAPSHOT},
+    "scripts/model_formats/tokenizer.py": {*OF_SNAPSHOT},
     "scripts/model_formats/zarr_checkpoint.py": NOTHING,
     "scripts/nemo_image/adapter.py": {"predict"},
     "scripts/nemo_image/checkpoint.py": {"predict", "verify_model"},
@@ -288,7 +293,8 @@ def project(tmp_path_factory):
     files = "tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf", "theirs.nemo"
     for file in (*files, "peft/adapter_config.json", "peft/adapter_model.safetensors", *CSV):
         (project / file).parent.mkdir(exist_ok=True)
-        (project / file).write_text("input,output\n" if file in CSV else '{"peft_type": "LORA"}')
+        text = {"tiny/config.json": CONFIG_JSON, "packed.gguf": "GGUF"}.get(file, '{"peft_type": "LORA"}')
+        (project / file).write_text("input,output\n" if file in CSV else text)
     for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):
         for file in map(project.joinpath, files.split(", ")):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -364,7 +370,7 @@ def test_the_users_own_files(project, file, rules):
     before = file.read_text()
     file.touch()
     assert planned(ROOT, project)[0] == NOTHING
-    file.write_text("input,output,other\n" if file.suffix == ".csv" else '{"peft_type": "LORA", "r": 4}')
+    file.write_text("input,output,other\n" if file.suffix == ".csv" else f"{before} ")
     found = planned(ROOT, project)[0]
     file.write_text(before)
     assert found == with_readers(rules)

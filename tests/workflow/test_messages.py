@@ -51,12 +51,30 @@ def test_unknown_target(workflow):
     assert lines == [f"{target}: lra is not among runs: base, tutorial, lora, best"]
 
 
+def test_results_that_cannot_be_written(workflow):
+    (workflow / "mine.yaml").write_text("{image: null, accelerator: cpu, pathvars: {results: /proc/x}}")
+    problem = "/proc/x: can't be written: /proc: No such file or directory"
+    lines = said(workflow, "--configfile", "mine.yaml")
+    assert lines == [f"{problem}. Let pathvars in the configuration point elsewhere"]
+
+
+def test_what_snakemake_would_stumble_over(workflow, tmp_path):
+    """config/config.yaml is read before it."""
+    clone = tmp_path / "clone"
+    shutil.copytree(workflow, clone)
+    (clone / "config/config.yaml").write_text("targets: [base]\npathvars: [results]\n")
+    words = "pathvars: has no directory's name here, as in {results: mine}"
+    assert said(clone, "--dry-run") == [f"config/config.yaml, line 2: {words}"]
+
+
 def test_failed_job(workflow):
     """Its last lines are one sentence that names it and its log."""
     (workflow / "mine.yaml").write_text("models: {x: {snapshot: nowhere}}")
     done = snakemake(workflow, "resources/hf/x/manifest.json", "--configfile", "mine.yaml")
     assert "download_model (model=x): failed. See logs/download_model/x.log." in done.stdout.splitlines()
     assert "nowhere holds no config.json: `snapshot:` of the model must be" in done.stdout and done.returncode == 1
+    job = "--target-jobs", "download_model:model=x", "--mode", "remote", "--nolock", "--configfile", "mine.yaml"
+    assert "failed. See" not in snakemake(workflow, *job).stdout  # on a cluster this is a job's log
 
 
 def test_image_that_is_not_used(workflow):

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from common.files import read_json, read_jsonl
-from helpers import ROOT, copy_workflow, snakemake
+from helpers import CONFIG_JSON, ROOT, copy_workflow, snakemake
 
 FIVE = ["yes", "yes, partly", "yes, partly so", "no", "Not known"]
 CONFIG = """
@@ -68,7 +68,7 @@ def project(tmp_path_factory):
     copy_workflow(project)
     for directory in ("data", "tiny"):
         (project / directory).mkdir()
-    (project / "tiny/config.json").write_text("{}")
+    (project / "tiny/config.json").write_text(CONFIG_JSON)
     (project / "own.yaml").write_text(CONFIG)
     for seed, (name, number) in enumerate({"train": 40, "val": 10, "test": 20}.items()):
         write_reviews(project / f"data/{name}.csv", number, seed)

@@ -7,7 +7,7 @@ from glob import glob
 
 import pytest
 import yaml
-from helpers import ROOT, snakemake
+from helpers import CONFIG_JSON, ROOT, snakemake
 
 LORA = {"train_lora/lora", "predict/lora", "evaluate/lora"}
 TABLE = {"compare_runs", "write_report"}
@@ -52,6 +52,11 @@ def edit(file, old, new):
 
 def test_nothing_changed(chain):
     assert planned(chain) == set()
+
+
+def test_deleted_provenance_is_made_again(copy):
+    (copy / "results/runs/lora/fold0/seed0/provenance.json").unlink()
+    assert planned(copy) == {"evaluate/lora"} | TABLE
 
 
 def test_order_and_comments_in_the_configuration(chain):
@@ -229,7 +234,7 @@ def empty(tmp_path):
     for name in ("Snakefile", "tests/chain.yaml"):
         (tmp_path / os.path.basename(name)).symlink_to(ROOT / name)
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny/config.json").write_text("{}")
+    (tmp_path / "tiny/config.json").write_text(CONFIG_JSON)
     return tmp_path
 
 

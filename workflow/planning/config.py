@@ -1,13 +1,13 @@
 """Checks the configuration before anything runs: by the schema, then what no schema can say."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
 
 import yaml
 
-from . import Problem, adapters, datasets, prompts, questions, warm_start
+from ..scripts.model_formats import config_json
+from . import Problem, adapters, datasets, models, places, prompts, questions, warm_start
 from .defaults import share, without_nulls
 from .machine import shapes
 from .nemo_keys import has
@@ -15,10 +15,6 @@ from .nemo_keys import problem as problem_of_override
 from .schema import problems
 from .sweeps import unfold
 from .table import ADAPTED
-
-
-def is_package(name):
-    return name.isidentifier() and importlib.util.find_spec(name) is not None
 
 
 class Checks:
@@ -62,6 +58,7 @@ class Checks:
                 entries[name] = without_nulls(entries[name])
         for path, problem in problems(schema, self.config):
             self.refuse(path, problem)
+        places.check(self)
         datasets.check_labels_of_runs(self)
 
     def check_runs(self, nemo_keys, fetched):
@@ -93,14 +90,9 @@ class Checks:
         return not self.module and any(run.get(kind) == name for run in runs)
 
     def check_models(self):
-        for name, model in self.config["models"].items():
-            if not self.is_needed("model", name):
-                continue
-            if "snapshot" in model and not Path(model["snapshot"], "config.json").is_file():
-                problem = f"{model['snapshot']}: no Hugging Face snapshot is there, as it has no config.json"
-                self.refuse(["models", name, "snapshot"], problem)
-            if "gguf" in model and not (Path(model["gguf"]).is_file() or is_package(model["gguf"])):
-                self.refuse(["models", name, "gguf"], f"{model['gguf']}: no such file, and no installed Python package")
+        for name in self.config["models"]:
+            if self.is_needed("model", name):
+                models.check(self, name)
 
     def check_run(self, name, run, nemo_keys):
         path = ["runs", name]
@@ -146,13 +138,13 @@ class Checks:
             return
         file = Path(model.get("snapshot", manifest.parent), "config.json")
         try:
-            heads = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-            counts = {key: int(heads.get(key) or 0) for key in ("num_attention_heads", "num_key_value_heads")}
-        except (ValueError, TypeError, AttributeError) as error:
-            self.refuse(["models", run["model"]], f"{file} is no model's configuration: {error}")
+            heads = config_json.read(file) if file.is_file() else {}
+        except ValueError as error:
+            self.refuse(["models", run["model"]], f"{file}: {error}")
+        counts = {key: heads.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
         for path, tp, _ in shapes(name, run):
             for key, count in counts.items():
-                if count % tp:
+                if isinstance(count, int) and count % tp:
                     self.refuse(path, f"{tp} does not divide the {count} {key} of {run['model']} ({file})")
 
     def check_choice(self, name, run):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..scripts.common import pubmedqa, template
 from ..scripts.user_files.reading import READERS, columns
-from .changes import state
+from .changes import PUBMEDQA, state
 from .speed import quickly
 
 OWN = ("train", "val", "test", "items")  # keys that name a file of the user; each is to be unlike those behind it
@@ -68,6 +68,11 @@ def check(checks, name):
                 checks.refuse([*path, "prompt"], f"no column {column}: there are {', '.join(pubmedqa.COLUMNS)}")
         if entry.get("sample", 0) > 500:
             checks.refuse([*path, "sample"], f"{entry['sample']} of 500 test items")
+        if "directory" in entry and checks.is_needed("dataset", name):
+            directory = Path(entry["directory"])
+            if not all((directory / file).is_file() for file in PUBMEDQA) and not any(directory.glob("*.parquet")):
+                problem = f"{directory}: holds neither {' and '.join(PUBMEDQA)} nor a *.parquet of the Hub"
+                checks.refuse([*path, "directory"], problem)
         return
     if "malformed" in entry.get("labels", ()):
         checks.refuse([*path, "labels"], "no label can be called malformed: the tables say so of texts that are none")

@@ -2,8 +2,9 @@
 
 import difflib
 import math
+import re
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
 # To JSON Schema 1.0 is an integer, to Python none; and .inf and .nan are numbers.
@@ -13,7 +14,20 @@ TYPES = Draft202012Validator.TYPE_CHECKER.redefine_many(
         "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
     }
 )
-Validator = extend(Draft202012Validator, type_checker=TYPES)
+
+
+def whole(validator, pattern, value, schema):
+    """A pattern ends with the text. To Python's $ a line break may follow."""
+    if isinstance(value, str) and not re.fullmatch(pattern, value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+Validator = extend(Draft202012Validator, {"pattern": whole}, type_checker=TYPES)
+
+
+def hint(unknown, known):
+    close = difflib.get_close_matches(unknown, known, n=1)
+    return f"is it {close[0]}?" if close else f"there are {', '.join(known)}"
 
 
 def explain(error):
@@ -22,12 +36,12 @@ def explain(error):
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
         unknown = str(next(key for key in value if key not in known))
-        close = difflib.get_close_matches(unknown, known, n=1)
-        hint = f"is it {close[0]}?" if close else f"there are {', '.join(known)}"
-        return [*path, unknown], f"no such key; {hint}"
+        return [*path, unknown], f"no such key; {hint(unknown, known)}"
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in value)
         return path, f"{missing} is missing: {error.schema['properties'][missing]['description']}"
+    if "propertyNames" in error.absolute_schema_path:
+        return path, f"{value!r}: {error.schema['description']}"
     if error.validator == "oneOf":
         ways = " or ".join(" and ".join(way["required"]) for way in error.validator_value)
         return path, f"has {', '.join(value) or 'nothing'}; it needs {ways}"

@@ -2,16 +2,17 @@
 
 import shutil
 
-from . import container, machine, slurm
+from . import container, machine, places, slurm
 
 
 def check_jobs(workflow, checks, rules, images, gpus):
-    """Raises Problem where the image or the GPUs for the jobs of this call are not there, or SLURM already has one.
+    """Raises Problem where jobs of this call can't write, have no image or GPUs here, or SLURM already has one of them.
 
     checks: of the configuration; rules: {name: its name in this workflow} of the rules with GPUs; images: where the
     image's checksum is kept; gpus: how many this machine has.
     """
     jobs = list(workflow.dag.needrun_jobs())
+    places.check_writable(jobs)
     of_nemo = [job for job in jobs if job.rule.name in rules.values()]
     if of_nemo and (image := checks.config["image"]):
         container.check_image(checks, workflow.deployment_settings.deployment_method)

@@ -54,7 +54,9 @@ def unfold(config, refuse):
         of_sweep.setdefault(name, []).append(one)
 
     def unfolded(names):
-        return [one for name in names for one in of_sweep.get(name, [name])] if isinstance(names, list) else names
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return names  # the schema tells of it
+        return [one for name in names for one in of_sweep.get(name, [name])]
 
     if "targets" in config:
         config["targets"] = unfolded(config["targets"])

@@ -10,7 +10,8 @@ from .datasets import folds_of
 
 def below(target, directory):
     """The parts of a target's path below a directory; none where it is elsewhere."""
-    if not os.path.isabs(directory) and os.path.isabs(target) and Path(target).is_relative_to(Path.cwd() / directory):
+    results = Path.cwd() / Path(directory).parent
+    if not os.path.isabs(directory) and results != Path.cwd() and results in Path(target).parents:
         raise Problem(f"{target}: a target is a path from here: {os.path.relpath(target)}")
     return Path(target).relative_to(directory).parts if Path(directory) in Path(target).parents else ()
 
@@ -20,7 +21,7 @@ def check(target, runs, datasets, directory, before=""):
 
     before: the argument before it; after an option, it may be its value.
     """
-    if target in runs and (not before.startswith("-") or before in ("-n", "--dry-run")):
+    if target in runs and not target.startswith("-") and (not before.startswith("-") or before in ("-n", "--dry-run")):
         one = f"{directory}/{target}/fold0/seed0/metrics.json"
         raise Problem(f"{target}: is a run and no target. Put it under targets:, or ask for a file of it: {one}")
     if not (parts := below(target, directory)):

@@ -7,7 +7,9 @@ import yaml
 
 from . import Problem
 
-TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+PREFIX = "tag:yaml.org,2002:"
+TEXT, MERGE = f"{PREFIX}str", f"{PREFIX}merge"
+TAGS = {f"{PREFIX}{kind}" for kind in ("str", "merge", "int", "float", "bool", "null", "timestamp", "map", "seq")}
 
 
 def check(file):
@@ -29,6 +31,21 @@ def check(file):
     if not isinstance(root, yaml.MappingNode):
         raise Problem(f"{file}: has no keys at its top, such as `targets:`")
     check_keys(file, root, (), set())
+    check_pathvars(file, root)
+    try:
+        yaml.SafeLoader("").construct_document(root)
+    except yaml.MarkedYAMLError as error:  # of <<
+        raise Problem(f"{file}, line {error.problem_mark.line + 1}: {error.problem}") from None
+
+
+def check_pathvars(file, root):
+    """Of a file that Snakemake reads after this: of path variables that are none it says neither file nor line."""
+    for _, section in (pair for pair in root.value if pair[0].value == "pathvars"):
+        pairs = section.value if isinstance(section, yaml.MappingNode) else [(section, section)]
+        for key, value in pairs:
+            if (value.tag != TEXT and key.tag != MERGE) or value is section:
+                line = value.start_mark.line + 1
+                raise Problem(f"{file}, line {line}: pathvars: has no directory's name here, as in {{results: mine}}")
 
 
 def check_keys(file, node, above, checked):
@@ -38,6 +55,16 @@ def check_keys(file, node, above, checked):
     if node in checked:
         return
     checked.add(node)
+    if node.tag not in TAGS:
+        tag = node.tag.replace(PREFIX, "!!")
+        raise Problem(f"{file}, line {node.start_mark.line + 1}: has the tag {tag}, which no key takes. Leave it out")
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            yaml.SafeLoader("").construct_object(node)
+        except Exception:  # of many kinds: 2026-13-45, !!int x
+            kind = node.tag.removeprefix(PREFIX)
+            problem = f"{node.value} is no {kind}, for which YAML takes it. Put it in quotes"
+            raise Problem(f"{file}, line {node.start_mark.line + 1}: {problem}") from None
     children = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
         first = {}

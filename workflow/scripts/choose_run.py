@@ -9,6 +9,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from common.ending import run
 from common.files import read_json, replacing, write_json
 
 
@@ -23,7 +24,7 @@ def main():
 
     losses, kinds = {}, {}
     for file in args.provenance:
-        provenance = read_json(file)
+        provenance = read_json(file, "sha256")
         loss = provenance.get("validation_loss")
         if loss is None:
             sys.exit(f"{file}: has no validation_loss, as of an older version: train again (--forcerun train_lora).")
@@ -45,4 +46,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -20,6 +20,7 @@ from itertools import combinations
 from pathlib import Path
 
 import yaml
+from common.ending import run
 from common.files import read_json, replacing, write_json
 from common.pubmedqa import is_official
 from evaluation.lines import reference_lines, run_lines
@@ -72,7 +73,7 @@ def main():
 
     runs, of_dataset = {}, {}
     for file in args.metrics:
-        metrics = read_json(file)
+        metrics = read_json(file, "run", "dataset", "answers")
         runs.setdefault(metrics["run"], []).append(metrics)
         other, first = of_dataset.setdefault(metrics["dataset"], (file, metrics))
         if metrics["answers"].keys() != first["answers"].keys():
@@ -94,4 +95,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 import yaml
 from common.base_files import write_manifest
 from common.code import digest
+from common.ending import run
 from common.files import sha256, write_json
 from model_formats.directory import replacing_directory
 from model_formats.snapshot import Snapshot
@@ -100,4 +101,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from common.ending import run
 from model_formats.manifest import remove_snapshot, write_manifest
 
 
@@ -38,10 +39,13 @@ def main():
     from tokenizers import processors
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, torch_dtype=torch.bfloat16)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, torch_dtype=torch.bfloat16)
+        # transformers takes the GGUF's vocabulary and merges, but not its special tokens
+        vocabulary = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).backend_tokenizer
+    except Exception as error:  # of gguf, numpy and transformers, where it is damaged or of another kind of model
+        sys.exit(f"{gguf}: can't be read as GGUF ({' '.join(str(error).split())[:200]}). Fetch it again.")
     model.save_pretrained(args.output_dir, safe_serialization=True)
-    # transformers takes the GGUF's vocabulary and merges, but not its special tokens
-    vocabulary = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).backend_tokenizer
     special = {name: getattr(model.config, f"{name}_id") for name in ("bos_token", "eos_token", "unk_token")}
     special = {name: vocabulary.id_to_token(token) for name, token in special.items() if token is not None}
     vocabulary.post_processor = processors.ByteLevel(trim_offsets=False)  # not Llama's, which adds a first token
@@ -51,4 +55,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

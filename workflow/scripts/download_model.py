@@ -16,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # hf_xet begins a cut-off file anew, plain HTTP continues it
+os.environ.pop("HF_HUB_ENABLE_HF_TRANSFER", None)  # so does hf_transfer, and where it is missing nothing arrives
 
 import requests
+from common.ending import run
 from common.files import read_json, refuse_full_disk, sha256, write_json
 from common.progress import Progress
 from huggingface_hub import configure_http_backend, errors, hf_hub_download
@@ -179,4 +181,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from common.ending import run
 from common.files import replacing, sha256, write_json
 from split_folds import split
 from user_files.reading import rows
@@ -101,4 +102,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,6 +15,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from common.ending import run
 from common.files import read_json, read_jsonl, write_json
 from common.items import id_of
 from common.provenance import check, describe
@@ -73,10 +74,10 @@ def evaluate(predictions, test, items, task, label="", label_tokens=None):
 def join_provenance(train, predict, predictions, test):
     """{step: its provenance} of the files `train` (or None; train_lora's or import_adapter's) and `predict`. ValueError
     where they don't fit together."""
-    steps = {"predict": read_json(predict)}
+    steps = {"predict": read_json(predict, "sha256")}
     check(predict, steps["predict"], result=predictions, test=test)
     if train:
-        tuned = read_json(train)
+        tuned = read_json(train, "sha256")
         steps = {"import_adapter" if "imported" in tuned else "train_lora": tuned, **steps}
         for made, used in ("result", "adapter"), ("base", "base"):
             if tuned["sha256"][made] != steps["predict"]["sha256"].get(used):
@@ -120,4 +121,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from common.chat import FILE as CHAT_TEMPLATE
+from common.ending import run
 from common.files import replacing, write_json
 from model_formats.lora import by_module, peft_config
 from model_formats.manifest import snapshot_files
@@ -72,4 +73,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from common.chat import FILE, Chat
+from common.ending import run
 from common.files import read_json, replacing
 from dequantize_gguf import find_in_package
 from download_model import HF_HUB_OFFLINE, download, explain_errors
@@ -99,4 +100,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

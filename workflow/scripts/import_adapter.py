@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from common.ending import run
 from common.files import replacing
 from common.provenance import record
 from model_formats.lora import by_module
@@ -69,4 +70,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,6 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from common.ending import run
+
 for library in ("OPENBLAS", "MKL", "OMP"):  # each of the threads here multiplies by itself: numpy's would spin
     os.environ[f"{library}_NUM_THREADS"] = "1"
 
@@ -114,4 +116,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

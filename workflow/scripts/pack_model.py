@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 
 from common.base_files import refuse_damaged
+from common.ending import run
 from common.files import replacing
 
 
@@ -23,4 +24,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

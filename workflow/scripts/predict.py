@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 
 from common.code import digest
+from common.ending import run
 from common.files import read_json, rows_of, write_json, write_jsonl
 from common.items import ID_KEYS
 from common.labels import told_apart
@@ -192,4 +193,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

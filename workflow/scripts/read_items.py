@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from common.ending import run
 from common.files import write_json
 from user_files.items import Items
 
@@ -36,4 +37,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

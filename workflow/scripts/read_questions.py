@@ -10,6 +10,7 @@ import random
 import sys
 from pathlib import Path
 
+from common.ending import run
 from common.files import write_jsonl
 from common.template import place_of
 from user_files.items import CheckedRows, OnDisk
@@ -50,4 +51,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,6 +8,7 @@ import argparse
 import random
 from pathlib import Path
 
+from common.ending import run
 from common.files import write_json
 from split_folds import split
 
@@ -74,4 +75,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

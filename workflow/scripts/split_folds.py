@@ -10,6 +10,7 @@ import random
 import sys
 from pathlib import Path
 
+from common.ending import run
 from common.files import read_json, write_json
 from common.pubmedqa import LABELS
 
@@ -63,4 +64,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,6 +11,7 @@ import random
 import sys
 from pathlib import Path
 
+from common.ending import run
 from common.files import write_json
 from user_files.items import Items
 
@@ -72,4 +73,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from common.code import digest
+from common.ending import run
 from common.files import read_jsonl, replacing
 from common.lock import hold
 from common.progress import say, show_progress
@@ -186,4 +187,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,6 +18,7 @@ import peft
 import torch
 import transformers
 from common.chat import Chat
+from common.ending import run
 from common.files import read_jsonl, replacing
 from common.labels import told_apart
 from common.progress import Progress
@@ -195,4 +196,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

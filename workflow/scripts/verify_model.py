@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from common.base_files import refuse_damaged
+from common.ending import run
 from common.files import replacing
 from nemo_image.loading import restore
 from nemo_image.setup import arguments, describe_machine, end_distributed, prepare_nemo
@@ -131,4 +132,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,6 +12,7 @@ import sys
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from common.ending import run
 from common.files import replacing, rows_of
 from common.items import id_of
 from scipy.special import softmax
@@ -64,4 +65,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,6 +9,7 @@ import json
 import random
 from pathlib import Path
 
+from common.ending import run
 from common.files import read_json, write_jsonl
 from common.pubmedqa import LABELS, PROMPT
 from common.template import fill, place_of
@@ -68,4 +69,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from common.ending import run
 from common.files import read_json, read_jsonl, replacing, sha256
 from evaluation.facts import show
 from evaluation.lines import column
@@ -124,7 +125,7 @@ def main():
     args = parser.parse_args()
 
     name, directory = dict(pair.split("=", 1) for pair in args.name), args.config.parent
-    lora, provenance = read_json(args.config), read_json(args.provenance)
+    lora, provenance = read_json(args.config, "r"), read_json(args.provenance, "settings", "sha256")
     model, dataset = args.sources["model"], args.sources["dataset"]
     kinds = yaml.safe_load(DATASETS.read_text(encoding="utf-8"))
     data = next(words for kind, words in kinds.items() if kind in dataset) | {"revision": dataset.get("revision")}
@@ -186,4 +187,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

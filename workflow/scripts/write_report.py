@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import yaml
+from common.ending import run
 from common.files import read_json, read_jsonl, replacing
 from common.items import id_of
 from common.pubmedqa import is_official
@@ -29,8 +30,8 @@ class Model:
     """What lies in a model's directory: its figures, where they come from, its answers."""
 
     def __init__(self, file, words):
-        self.file, self.metrics = file, read_json(file)
-        self.provenance = read_json(file.with_name("provenance.json"))
+        self.file, self.metrics = file, read_json(file, "run", "dataset", "answers")
+        self.provenance = read_json(file.with_name("provenance.json"), "predict", "evaluate")
         self.name = words("model", **{key: self.metrics[key] for key in ("run", "fold", "seed")})
 
     def predictions(self):
@@ -109,7 +110,7 @@ def main():
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
 
-    result, cells = read_json(args.json), read_table(args.table)
+    result, cells = read_json(args.json, "references", "runs", "comparisons"), read_table(args.table)
     items = {file.parts[-3]: read_json(file) for file in args.test_items}
     words = Words(args.language)
     headings = {key: words.name(heading) for key, heading in HEADINGS.items()}
@@ -158,4 +159,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,7 +21,7 @@ def write_manifest(base, known_sha256):
 def damage(base, contents):
     """What is not as it was written, in words, or None. contents: are the files' bytes read, too?"""
     manifest = base / "manifest.json"
-    files = read_json(manifest)["files"] if manifest.is_file() else {}
+    files = read_json(manifest, "files")["files"] if manifest.is_file() else {}
     for name, file in files.items():
         path = base / name
         if not path.is_file():

@@ -8,25 +8,34 @@ import shutil
 import sys
 from pathlib import Path
 
+from common.ending import full_disk, is_full
+
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yields a path beside `path` to write to, and renames it to `path` when the block ends without an error."""
+def replacing(path, size=None):
+    """Yields a path beside `path` to write to, and renames it to `path` when the block ends without an error.
+
+    Exits where the disk is full. size: the bytes that are to be written, where they are known.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         os.replace(partial, path)
+    except Exception as error:
+        if is_full(error):
+            written = partial.stat().st_size if partial.exists() else 0
+            sys.exit(full_disk(path, size, written))
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 def refuse_full_disk(directory, size):
     """Exits where fewer than `size` bytes are free for an existing directory's files."""
-    if (free := shutil.disk_usage(directory).free) < size:
-        needs = f"needs {size / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free"
-        sys.exit(f"{directory}: {needs}. Make room, or let `pathvars` in the configuration point elsewhere.")
+    if shutil.disk_usage(directory).free < size:
+        sys.exit(full_disk(directory, size))
 
 
 def sha256(path):
@@ -43,19 +52,44 @@ def size_of(directory):
     return sum(file.stat().st_size for file in Path(directory).rglob("*") if file.is_file())
 
 
-def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def write_text(path, text):
+    content = text.encode()
+    with replacing(path, len(content)) as partial:
+        partial.write_bytes(content)
+
+
+def refuse_broken(path, problem):
+    """Exits where a file that a step wrote is no longer as that wrote it."""
+    sys.exit(f"{path}: {problem}. Remove it and run Snakemake again, which makes it anew.")
+
+
+def read_json(path, *keys):
+    """A JSON file that a step wrote; exits where it is damaged or, an object, lacks one of the keys."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        refuse_broken(path, f"is damaged, it holds no JSON ({error})")
+    if missing := [key for key in keys if not isinstance(value, dict) or key not in value]:
+        refuse_broken(path, f"is damaged, it has no {missing[0]}")
+    return value
 
 
 def write_json(path, value, **options):
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(value, **options), encoding="utf-8")
+    write_text(path, json.dumps(value, **options))
 
 
 def rows_of(path):
-    """The rows of JSON Lines one by one: there may be too many for memory."""
+    """The rows of JSON Lines that a step wrote, one by one: there may be too many for memory. Exits where a line is
+    damaged."""
+    whole = 0
     with open(path, encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        try:
+            for line in file:
+                row = json.loads(line)
+                whole += 1
+                yield row
+        except ValueError as error:
+            refuse_broken(path, f"is damaged in line {whole + 1} ({error})")
 
 
 def read_jsonl(path):

@@ -7,7 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from common.files import refuse_full_disk
+from common.ending import full_disk, is_full
+from common.files import refuse_full_disk, size_of
 from common.lock import hold
 from common.progress import Progress, say
 
@@ -33,8 +34,12 @@ def replacing_directory(output, size, step):
         if output.exists():
             output.rename(old)
         new.rename(output)
-    except OSError as error:
-        sys.exit(f"{error.filename or output}: {error.strerror}.")
+    except Exception as error:
+        if is_full(error):
+            sys.exit(full_disk(output, size, size_of(new)))
+        if isinstance(error, OSError):
+            sys.exit(f"{error.filename or output}: {error.strerror}.")
+        raise
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)

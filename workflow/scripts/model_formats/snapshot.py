@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.files import read_json
+from model_formats import config_json, tokenizer
 from model_formats.manifest import indexed_files, snapshot_files
 from safetensors import SafetensorError, safe_open
 
-ARCHITECTURES = ("MistralForCausalLM", "LlamaForCausalLM")
 DTYPES = ("BF16", "F16", "F32")
 
 
@@ -58,13 +58,15 @@ class Snapshot:
         self.directory = Path(directory)
         if not (self.directory / "config.json").is_file():
             sys.exit(f"{directory} holds no config.json: it is no Hugging Face snapshot.")
-        self.config = c = read_json(self.directory / "config.json")
-        self.architecture = (c.get("architectures") or ["none"])[0]
-        self.rope_scaling = c.get("rope_scaling") or {}
-        self.rope_theta = c.get("rope_theta", 10000.0)
-        if rope := c.get("rope_parameters"):  # where transformers 5 keeps both
-            self.rope_scaling, self.rope_theta = rope, rope["rope_theta"]
-        self.rope_type = self.rope_scaling.get("rope_type") or self.rope_scaling.get("type") or "default"
+        try:
+            self.config = config_json.read(self.directory / "config.json")
+            problem = config_json.missing(self.config)
+        except ValueError as error:
+            problem = error
+        if problem:
+            sys.exit(f"{self.directory / 'config.json'}: {problem}.")
+        self.architecture = (self.config.get("architectures") or ["none"])[0]
+        self.rope_scaling, self.rope_theta, self.rope_type = config_json.rope_of(self.config)
         files = [file for file in snapshot_files(self.directory) if file.suffix == ".safetensors"]
         self.found = [tensor for file in files for tensor in read_header(file)]
         self.tensors = {tensor.name: tensor for tensor in self.found}
@@ -119,7 +121,7 @@ class Snapshot:
     def manifest(self):
         """What manifest.json says, which the workflow's own snapshots have; empty where there is none."""
         manifest = self.directory / "manifest.json"
-        return read_json(manifest) if manifest.exists() else {}
+        return read_json(manifest, "source", "revision", "files") if manifest.exists() else {}
 
     def checksums(self):
         """{file: sha256} as the manifest has it."""
@@ -140,19 +142,8 @@ class Snapshot:
 
     def problem(self):
         """Why this snapshot can't be converted, or None."""
-        c = self.config
-        if self.architecture not in ARCHITECTURES:
-            return f"config.json: architecture {self.architecture}; {' and '.join(ARCHITECTURES)} can be converted"
-        if quantization := c.get("quantization_config"):
-            method = quantization.get("quant_method", "unknown method")
-            return f"config.json: quantised weights ({method}); take the snapshot that this one was made from"
-        for key in ("attention_bias", "mlp_bias"):
-            if c.get(key):
-                return f"config.json: {key} is {c[key]}, which the conversion does not support"
-        if self.rope_type not in ("default", "llama3"):
-            return f"config.json: rope_type is {self.rope_type}; the conversion supports default and llama3"
-        if c.get("hidden_act", "silu") != "silu":
-            return f"config.json: hidden_act is {c['hidden_act']}; only silu can be converted"
+        if problem := config_json.unsupported(self.config):
+            return f"config.json: {problem}"
         if file := self.missing_file():
             return f"{file} is missing. Fetch it again"
         if doubled := self.doubled_tensor():
@@ -171,6 +162,4 @@ class Snapshot:
                 return f"{name} has the shape {tensor.shape}; config.json makes it {shape}"
             if tensor.dtype not in DTYPES or tensor.dtype != self.dtype:
                 return f"{name} is {tensor.dtype}; all must be alike, one of {', '.join(DTYPES)}"
-        if not ((self.directory / "tokenizer.model").exists() or (self.directory / "tokenizer.json").exists()):
-            return "holds neither tokenizer.model nor tokenizer.json"
-        return None
+        return tokenizer.problem(self.directory)

@@ -83,7 +83,7 @@ class Training:
         """Is the adapter there, with what was recorded of it?"""
         if not self.adapter.exists() or not self.provenance.exists():
             return False
-        return read_json(self.provenance)["sha256"]["result"] == sha256(self.adapter)
+        return read_json(self.provenance, "sha256")["sha256"]["result"] == sha256(self.adapter)
 
     def made(self):
         """When and where it was made, in words: an image is not in the fingerprint."""

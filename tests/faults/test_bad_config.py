@@ -1,0 +1,161 @@
+"""A configuration that is wrong ends in one sentence that names file and key: mistakes that were seen, by kind."""
+
+import pytest
+
+from .conftest import is_sentence, plan
+
+RUN = "{model: tiny, dataset: trials, devices: 1, tensor_model_parallel_size: 1"
+OWN = "{model: tiny, dataset: own, devices: 1, tensor_model_parallel_size: 1}"
+LONG = 300 * "x"
+LOOP = 20 * "ab"  # Snakemake takes a name that repeats itself 20 times for a rule that calls itself
+
+PATHVARS = {
+    "pathvars: {result: x}": "pathvars.result: no such key; is it results?",
+    "pathvars: {temp: x}": "pathvars.temp: no such key; there are results, resources, logs, benchmarks",
+    "pathvars: {results: ''}": "pathvars.results: is empty: name a directory",
+    "pathvars: {logs: '  '}": "pathvars.logs: is empty: name a directory",
+    "pathvars: {results: [a]}": ", line 1: pathvars: has no directory's name here, as in {results: mine}",
+    "pathvars:\n  results: 5": ", line 2: pathvars: has no directory's name here",
+    "pathvars: {results: null}": ", line 1: pathvars: has no directory's name here",
+    "pathvars: [results]": ", line 1: pathvars: has no directory's name here",
+    "pathvars: results": ", line 1: pathvars: has no directory's name here",
+    "pathvars:": ", line 1: pathvars: has no directory's name here",
+    "pathvars: {results: d.csv}": "pathvars.results: d.csv: d.csv is no directory",
+    "pathvars: {resources: d.csv/x}": "pathvars.resources: d.csv/x: ",
+    "pathvars: {logs: tiny/config.json/x/y}": "pathvars.logs: tiny/config.json/x/y: ",
+    "pathvars: {results: 'a{b}c'}": "pathvars.results: 'a{b}c' holds '{' and '}'",
+    "pathvars: {results: '{'}": "pathvars.results: '{' holds '{'",
+    'pathvars: {results: "a\\nb"}': "pathvars.results: 'a\\nb' holds '\\n'",
+    'pathvars: {results: "a\\0b"}': "pathvars.results: 'a\\x00b' holds '\\x00'",
+    "pathvars: {results: 'a<b>c'}": "pathvars.results: a<b>c: there is no path variable b",
+    f"pathvars: {{benchmarks: {LONG}}}": "pathvars.benchmarks: xxxx",
+}
+NAMES = {
+    f"{section}: {{{name}: {entry}}}": f"{section}: "
+    for section, entry in (("runs", RUN + "}"), ("models", "{snapshot: tiny}"), ("datasets", "{simulate: 1}"))
+    for name in (
+        "'.'",
+        "'..'",
+        "''",
+        "' '",
+        "a b",
+        "a/b",
+        "../a",
+        "é",
+        '"a\\n"',
+        '"a\\nb"',
+        "'{x}'",
+        "'<x>'",
+        "a;b",
+        LONG,
+        LOOP,
+    )
+}
+VALUES = {
+    "runs: {lora: {devices: 1.0}}": "runs.lora.devices: 1.0 is not of type 'integer'",
+    "runs: {lora: {folds: [0.0]}}": "runs.lora.folds: 0.0 is not of type 'integer'",
+    "datasets: {trials: {sample: 24.0}}": "datasets.trials.sample: 24.0 is not of type 'integer'",
+    "runs: {lora: {train: {lr: .nan}}}": "runs.lora.train.lr: nan is not of type 'number'",
+    "runs: {lora: {train: {lr: .inf}}}": "runs.lora.train.lr: inf is not of type 'number'",
+    "runs: {lora: {train: {adapter_dropout: .nan}}}": "runs.lora.train.adapter_dropout: nan is not of type 'number'",
+    "runs: {lora: {train: {adapter_dropout: -.inf}}}": "runs.lora.train.adapter_dropout: -inf is not of type 'number'",
+    "runs: {lora: {seeds: [4294967296]}}": "runs.lora.seeds: 4294967296 is greater than the maximum",
+    "runs: {lora: {seeds: [-1]}}": "runs.lora.seeds: -1 is less than the minimum",
+    "runs: {lora-tp2: {train: {adapter_dim: 3}}}": "runs.lora-tp2.train.adapter_dim: 3 is no multiple",
+    "runs: {lora: {predict: {tokens_to_generate: 2047}}}": "runs.lora.predict.tokens_to_generate: 2047 leaves no room",
+    "runs: {lora: {max_seq_length: 16, predict: {tokens_to_generate: 15}}}": "runs.lora.predict.tokens_to_generate: 15",
+    "runs: {lora: {train: {nemo: [+=5]}}}": "runs.lora.train.nemo: +=5: write key=value",
+    "runs: {lora: {train: {nemo: [settings.lr=1]}}}": "runs.lora.train.nemo: settings.lr stays as it is",
+    "models: {tiny: {snapshot: nowhere}}": "models.tiny.snapshot: nowhere: no Hugging Face snapshot is there",
+    "models: {tiny: {snapshot: '{tiny}'}}": "models.tiny.snapshot: {tiny}: no Hugging Face snapshot is there",
+    "models: {tiny: {snapshot: d.csv}}": "models.tiny.snapshot: d.csv: no Hugging Face snapshot is there",
+    "models: {tiny: {snapshot: null, gguf: nowhere.gguf}}": "models.tiny.gguf: nowhere.gguf: no such file",
+    "models: {tiny: {snapshot: null, gguf: no_such_package}}": "models.tiny.gguf: no_such_package: no such file",
+    "models: {tiny: {snapshot: null, gguf: d.csv}}": "models.tiny.gguf: d.csv: its name does not end in .gguf",
+    "datasets: {trials: {simulate: null, directory: nowhere}}": "datasets.trials.directory: nowhere: holds neither",
+    "datasets: {trials: {simulate: null, directory: d.csv}}": "datasets.trials.directory: d.csv: holds neither",
+    f"datasets: {{own: {{test: nowhere.csv}}}}\ntargets: [x]\nruns: {{x: {OWN}}}": "datasets.own.test: there is no",
+    "models: {tiny: {snapshot: null, repo: ../.., revision: " + 40 * "a" + "}}": None,  # the Hub's own to refuse
+    "runs: null": "runs: None is not of type 'object'",
+    "runs: {lora: null}": "runs.lora: None is not of type 'object'",
+    "targets: null": "targets: None is not of type 'array'",
+    "targets: []": "targets: [] should be non-empty",
+    "targets: [lora, lora]": "targets: ['lora', 'lora'] has non-unique elements",
+    "targets: [[lora]]": "targets: ['lora'] is not of type 'string'",
+    "image: []": "image: [] is not of type 'string', 'null'",
+    "accelerator: null": "accelerator: None is not one of",
+}
+YAML = {
+    b"a: 1\n\tb: 2\n": ", line 2: found a tab",
+    b"a: 1\n  b: 2\n": ", line 2: mapping values are not allowed here",
+    b"a: [1\n": ", line 2: expected ',' or ']'",
+    b"a: *b\n": ", line 1: found undefined alias 'b'",
+    b"a: &b [1, *b]\n": ", line 1: holds itself, by an alias",
+    b"a: &b {c: *b}\n": ", line 1: holds itself, by an alias",
+    "a: 1\n".encode("utf-16"): ", line 1: is no text in UTF-8",
+    "a: 1\nb: é\n".encode("latin-1"): ", line 2: is no text in UTF-8",
+    b"a: 1\nb: \x01\n": ", line 2: holds the character 0x1",
+    b"\x7fELF\x02\x01\x01\x00": ", line 1: holds the character",
+    b"": ": has no keys at its top",
+    b"# nothing\n": ": has no keys at its top",
+    b"---\n...\n": ": has no keys at its top",
+    b"- targets\n": ": has no keys at its top",
+    b"targets\n": ": has no keys at its top",
+    b"targets: [base]\ntargets: [lora]\n": ", line 2: targets stands here and in line 1",
+    b"runs: {lora: {devices: 1, devices: 2}}\n": ", line 1: devices stands here and in line 1",
+    b"1: a\n": ", line 1: the key 1 is no text",
+    b"yes: a\n": ", line 1: the key yes is no text",
+    b"2026-01-01: a\n": ", line 1: the key 2026-01-01 is no text",
+    b"null: a\n": ", line 1: the key null is no text",
+    b"? [a]\n: b\n": ", line 1: a key is no text",
+    b"a: !!python/object/apply:os.system ['touch injected']\n": ", line 1: has the tag !!python/object/apply:os.system",
+    b"a: !unknown b\n": ", line 1: has the tag !unknown",
+    b"a: !!set {b, c}\n": ", line 1: has the tag !!set",
+    b"a: !!int x\n": ", line 1: x is no int",
+    b"a:\n- 2026-13-45\n": ", line 2: 2026-13-45 is no timestamp",
+    b"a: !!bool x\n": ", line 1: x is no bool",
+    b"a: {<<: 5}\n": ", line 1: expected a mapping or list of mappings for merging",
+    b"--- {a: 1}\n--- {b: 2}\n": ", line 2: ",
+    b"%YAML 9.9\n---\na: 1\n": ", line 1: ",
+}
+
+
+def check(content, words):
+    with open("mine.yaml", "wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
+    said = plan("mine.yaml")
+    if words is None:
+        assert said is None
+    else:
+        assert is_sentence(said) and said.startswith(f"mine.yaml{words if words[0] in ':,' else f': {words}'}"), said
+
+
+@pytest.mark.kind("path variables")
+@pytest.mark.parametrize("mistake", PATHVARS)
+def test_pathvars(here, mistake):
+    check(mistake, PATHVARS[mistake])
+
+
+@pytest.mark.kind("names of runs, models and data sets")
+@pytest.mark.parametrize("mistake", NAMES)
+def test_names(here, mistake):
+    check(mistake, NAMES[mistake])
+
+
+@pytest.mark.kind("values")
+@pytest.mark.parametrize("mistake", VALUES)
+def test_values(here, mistake):
+    check(mistake, VALUES[mistake])
+
+
+@pytest.mark.kind("files that are no YAML, or other YAML than was meant")
+@pytest.mark.parametrize("content", YAML)
+def test_yaml(here, content):
+    check(content, YAML[content])
+    assert not (here / "injected").exists()
+
+
+def test_what_is_right_is_planned(here):
+    (here / "real").mkdir()
+    check("pathvars: {results: <root>/results, root: real, logs: real}", None)
+    check(f"runs: {{-x.Y_1: {RUN}}}, {19 * 'x'}: {RUN}}}, {20 * 'xyz'}a: {RUN}}}}}", None)

@@ -1,0 +1,156 @@
+"""Models that are none: local snapshots are refused at planning, downloaded ones before anything of them is written."""
+
+import json
+import shutil
+
+import pytest
+from helpers import MODEL, run_script
+
+from .conftest import is_sentence, plan
+
+
+def without(key, **more):
+    return json.dumps({name: value for name, value in (MODEL | more).items() if name != key})
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+CONFIGS = {
+    "": "is empty",
+    "\ufeff" + json.dumps(MODEL): "no object in JSON (Unexpected UTF-8 BOM",
+    "null": "no object in JSON",
+    "[]": "no object in JSON",
+    "5": "no object in JSON",
+    "{": "no object in JSON",
+    "version https://git-lfs.github.com/spec/v1\n": "no object in JSON",
+    100_000 * "[": "no object in JSON",
+    json.dumps(MODEL).encode("utf-16"): "no object in JSON ('utf-8' codec can't decode",
+    "{}": "has no hidden_size",
+    **{without(key): f"has no {key}" for key in MODEL if key not in ("architectures", "num_key_value_heads")},
+    without("architectures"): "architecture none; MistralForCausalLM and",
+    **{
+        json.dumps(MODEL | change): words
+        for change, words in (
+            ({"hidden_size": "128"}, 'hidden_size is "128", no positive whole number'),
+            ({"hidden_size": 128.5}, "hidden_size is 128.5, no positive whole number"),
+            ({"vocab_size": True}, "vocab_size is true, no positive whole number"),
+            ({"vocab_size": None}, "vocab_size is null, no positive whole number"),
+            ({"num_attention_heads": 0}, "num_attention_heads is 0, no positive whole number"),
+            ({"num_hidden_layers": -4}, "num_hidden_layers is -4, no positive whole number"),
+            ({"num_key_value_heads": "4"}, 'num_key_value_heads is "4", no positive whole number'),
+            ({"num_key_value_heads": 3}, "num_key_value_heads is 3, which does not divide"),
+            ({"num_attention_heads": 12}, "hidden_size is 128, no multiple of num_attention_heads 12"),
+            ({"rms_norm_eps": "1e-5"}, 'rms_norm_eps is "1e-5", no positive number'),
+            ({"rms_norm_eps": float("nan")}, "rms_norm_eps is NaN, no positive number"),
+            ({"sliding_window": "4096"}, 'sliding_window is "4096", no positive whole number'),
+            ({"rope_theta": []}, "rope_theta is [], no positive number"),
+            ({"rope_scaling": "llama3"}, 'rope_scaling is "llama3", no object'),
+            ({"rope_scaling": LLAMA3}, "has no original_max_position_embeddings"),
+            ({"rope_scaling": {"rope_type": "llama3"}}, "has no factor"),
+            ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is linear"),
+            ({"rope_parameters": {"rope_type": "default"}}, "has no rope_theta"),
+            ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type is yarn"),
+            ({"architectures": "MistralForCausalLM"}, 'architectures is "MistralForCausalLM", no list'),
+            ({"architectures": ["GemmaForCausalLM"]}, "architecture GemmaForCausalLM"),
+            ({"tie_word_embeddings": "no"}, 'tie_word_embeddings is "no", neither true nor false'),
+            ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights (gptq)"),
+            ({"quantization_config": "gptq"}, 'quantization_config is "gptq", no object'),
+            ({"hidden_act": "gelu"}, "hidden_act is gelu"),
+            ({"attention_bias": True}, "attention_bias is True"),
+        )
+    },
+}
+
+
+def numbers(contents):
+    return pytest.mark.parametrize("number", range(len(contents)), ids=[str(text)[:40] for text in contents.values()])
+
+
+@pytest.mark.kind("config.json of local snapshots, at planning")
+@numbers(CONFIGS)
+def test_config_json(here, number):
+    content, words = [*CONFIGS.items()][number]
+    (here / "tiny/config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = plan()
+    assert is_sentence(said) and said.startswith("chain.yaml: models.tiny.snapshot: tiny/config.json") and words in said
+
+
+@pytest.mark.kind("files of local snapshots, at planning")
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.model", "tokenizer.json", "model.safetensors", "merges.txt"]
+)
+@pytest.mark.parametrize("what", ["empty", "dead link", "directory"])
+def test_file_of_a_snapshot(here, name, what):
+    file = here / "tiny" / name
+    file.unlink(missing_ok=True)
+    if what == "empty":
+        file.touch()
+    elif what == "directory":
+        file.mkdir()
+    else:
+        file.symlink_to("gone")
+    words = {"empty": " is empty", "dead link": " is a link to gone, which is not there", "directory": " is no file"}
+    said = plan()
+    assert is_sentence(said) and said.startswith(f"chain.yaml: models.tiny.snapshot: tiny/{name}{words[what]}"), said
+
+
+@pytest.mark.kind("GGUF files, at planning")
+@pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04zip", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_gguf_that_is_none(here, content):
+    (here / "x.gguf").write_bytes(content)
+    (here / "mine.yaml").write_text("models: {tiny: {snapshot: null, gguf: x.gguf}}")
+    said = plan("mine.yaml")
+    assert said == "mine.yaml: models.tiny.gguf: x.gguf: no GGUF file. Fetch it again"
+
+
+@pytest.fixture(scope="module")
+def snapshot(tiny_mistral, tmp_path_factory):
+    """One that nobody checked before it is converted, as one from the Hub."""
+    return shutil.copytree(tiny_mistral, tmp_path_factory.mktemp("hub") / "snapshot")
+
+
+@pytest.mark.kind("downloaded snapshots, before a weight is written")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", b"", "config.json: no object in JSON"),
+        ("config.json", b"[]", "config.json: no object in JSON"),
+        ("config.json", without("rms_norm_eps").encode(), "config.json: has no rms_norm_eps"),
+        ("config.json", without("vocab_size").encode(), "config.json: has no vocab_size"),
+        ("tokenizer.model", b"", "tokenizer.model is empty or broken"),
+        ("tokenizer.model", bytes(1000), "tokenizer.model is empty or broken"),
+        ("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n", "tokenizer.model is empty or broken"),
+        ("model.safetensors.index.json", b"{", "model.safetensors.index.json: no index of weights"),
+        ("model.safetensors.index.json", b"[]", "model.safetensors.index.json: no index of weights"),
+        ("manifest.json", b"{}", "manifest.json: is damaged, it has no source"),
+        ("manifest.json", b"", "manifest.json: is damaged, it holds no JSON"),
+    ],
+)
+def test_downloaded_snapshot(snapshot, tmp_path, name, content, words):
+    before = (snapshot / name).read_bytes() if (snapshot / name).exists() else None
+    (snapshot / name).write_bytes(content)
+    done = run_script("convert_model.py", "--snapshot", snapshot, "--output-dir", tmp_path / "out/base", check=False)
+    (snapshot / name).unlink() if before is None else (snapshot / name).write_bytes(before)
+    assert done.returncode == 1 and words in done.stderr and is_sentence(done.stderr.strip()), done.stderr
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.kind("downloaded snapshots, before a weight is written")
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_broken_tokenizer_json(tmp_path, name):
+    import tiny
+    from model_formats.tokenizer import problem
+
+    tiny.write_tokenizer_json(tmp_path, 400)
+    assert problem(tmp_path) is None
+    for content in (b"", b"[]", b"{", b"\xff\xfe{}"):
+        (tmp_path / name).write_bytes(content)
+        assert problem(tmp_path).startswith(f"{name} is empty or broken (")
+
+
+@pytest.mark.kind("GGUF files, in the step that reads them")
+def test_gguf_that_is_cut_off(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF\x03\0\0\0" + bytes(16))
+    done = run_script(
+        "dequantize_gguf.py", "--gguf", tmp_path / "x.gguf", "--output-dir", tmp_path / "out", check=False
+    )
+    assert done.returncode == 1 and "x.gguf: can't be read as GGUF (" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,162 @@
+"""Results that are no longer as a step wrote them end the next one in a sentence: empty, cut off, {} in their place."""
+
+import importlib
+import io
+import json
+import random
+import sys
+import tarfile
+
+import pytest
+import torch
+import yaml
+from common.adapter import read_adapter
+from common.ending import run
+from model_formats.snapshot import read_header
+from safetensors.torch import save
+
+from .conftest import is_sentence
+
+DAMAGED = {
+    "empty": b"",
+    "cut off": b'{"run": "x", "sha',
+    "{}": b"{}",
+    "[]": b"[]",
+    "null": b"null",
+    "binary": b"\xff\xfe\0",
+}
+LABELS = "--labels", "yes", "no", "--gold", "gold", "--label", "gold"
+
+
+def jsonl(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.fixture
+def results(tmp_path):
+    """What evaluate, compare_runs, write_report, choose_run and pack_model read; none of them comes to its end."""
+    files = {
+        "predictions.jsonl": jsonl([{"id": "a", "pred": "yes"}]),
+        "test.jsonl": jsonl([{"id": "a", "input": "?", "output": "yes"}]),
+        "test.json": b'{"a": {"gold": "yes"}}',
+        "predictions.provenance.json": b'{"sha256": {}}',
+        "adapter.provenance.json": b'{"sha256": {}, "validation_loss": 1.0}',
+        "metrics.json": b'{"run": "x", "dataset": "d", "answers": {}}',
+        "provenance.json": b'{"predict": {}, "evaluate": {}}',
+        "accuracy.json": b'{"references": [], "runs": [], "comparisons": []}',
+        "accuracy.tsv": b"dataset\trun\n",
+        "base/manifest.json": b'{"files": {}}',
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+READERS = {
+    "predictions.jsonl": "evaluate",
+    "test.jsonl": "evaluate",
+    "test.json": "evaluate",
+    "predictions.provenance.json": "evaluate",
+    "adapter.provenance.json": "choose_run",
+    "metrics.json": "compare_runs",
+    "provenance.json": "write_report",
+    "accuracy.json": "write_report",
+    "base/manifest.json": "pack_model",
+}
+
+
+def command(step, directory):
+    sources = "--sources", '{"datasets": {}, "models": {}}'
+    return {
+        "evaluate": [
+            *("--predictions", directory / "predictions.jsonl", "--test", directory / "test.jsonl", *LABELS),
+            *("--predict-provenance", directory / "predictions.provenance.json"),
+            *("--test-items", directory / "test.json", "--provenance", directory / "out/p"),
+        ],
+        "choose_run": ["--provenance", directory / "adapter.provenance.json", "--fold", 0, "--seed", 0],
+        "compare_runs": ["--metrics", directory / "metrics.json", *sources, "--json", directory / "out/json"],
+        "write_report": [
+            *("--table", directory / "accuracy.tsv", "--json", directory / "accuracy.json", *sources),
+            *("--metrics", directory / "metrics.json", "--test-items", directory / "test.json"),
+        ],
+        "pack_model": ["--base-dir", directory / "base"],
+    }[step] + ["--output", directory / "out/result"]
+
+
+@pytest.mark.kind("damaged results, in the step that reads them")
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        (name, how)
+        for name in READERS
+        for how in ("cut off", "binary", *([] if name.endswith("l") else ["empty", "{}"]))
+    ],
+)
+def test_damaged(results, monkeypatch, name, how):
+    if (name, how) == ("test.json", "{}"):
+        pytest.skip("a test set may be empty")
+    (results / name).write_bytes(DAMAGED[how])
+    monkeypatch.setattr(sys, "argv", ["", *map(str, command(READERS[name], results))])
+    with pytest.raises(SystemExit) as ended:
+        run(importlib.import_module(READERS[name]).main)
+    assert is_sentence(ended.value.code) and ended.value.code.startswith(f"{results / name}: is damaged")
+    assert ended.value.code.endswith("Remove it and run Snakemake again, which makes it anew.")
+    assert not (results / "out/result").exists()
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    """The bytes of an adapter.nemo."""
+    names = [
+        f"model.decoder.layers.0.self_attention.adapter_layer.lora_kqv_adapter.{side}.weight"
+        for side in ("linear_in", "linear_out")
+    ]
+    weights = io.BytesIO()
+    torch.save({name: torch.ones(4, 4) for name in names}, weights)
+    config = {"peft": {"peft_scheme": "lora", "lora_tuning": {"adapter_dim": 4, "alpha": 4}}}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in (
+            ("model_config.yaml", yaml.safe_dump(config).encode()),
+            ("model_weights.ckpt", weights.getvalue()),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def said(function, file):
+    with pytest.raises(SystemExit) as ended:
+        function(file)
+    assert is_sentence(ended.value.code) and str(file) in ended.value.code
+    return ended.value.code
+
+
+@pytest.mark.kind("adapters that are cut off or altered, each by its seed")
+@pytest.mark.parametrize("seed", range(20))
+def test_adapter(adapter, tmp_path, seed):
+    file, rng = tmp_path / "adapter.nemo", random.Random(seed)
+    file.write_bytes(adapter)
+    read_adapter(file)
+    end = len(adapter.rstrip(b"\0"))  # a tar ends with zeros
+    file.write_bytes(adapter[: rng.randrange(end)] if seed else b"")
+    said(read_adapter, file)
+    altered = bytearray(adapter)
+    for place in range(start := rng.randrange(400, end - 64), start + 64):
+        altered[place] = rng.randrange(256)
+    file.write_bytes(altered)
+    try:
+        read_adapter(file)  # in a number of a weight nobody sees it; its checksum is in the provenance
+    except SystemExit as ended:
+        assert is_sentence(ended.code)
+
+
+@pytest.mark.kind("weights that are cut off, each by its seed")
+@pytest.mark.parametrize("seed", range(20))
+def test_safetensors(tmp_path, seed):
+    content, rng = save({"a": torch.ones(8, 8), "b": torch.ones(3)}), random.Random(seed)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content[: rng.randrange(len(content))] if seed else b"")
+    assert "Fetch it again" in said(read_header, file)

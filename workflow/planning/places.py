@@ -1,0 +1,49 @@
+"""Where files lie, `pathvars:`: what is refused of it, and directories that can't be written to."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from . import Problem
+from .schema import hint
+
+USED = ("results", "resources", "logs", "benchmarks")
+REFERENCE = re.compile(r"<([a-z][a-z0-9_]*)>")  # of one path variable to another
+
+
+def check(checks):
+    """Raises Problem where a path variable is none, or none for a directory. checks: of the configuration."""
+    given = checks.config.get("pathvars", {})
+    referred = {name for value in given.values() for name in REFERENCE.findall(value)}
+    for name, value in given.items():
+        path = ["pathvars", name]
+        if name not in USED and name not in referred:
+            checks.refuse(path, f"no such key; {hint(name, USED)}")
+        if not value.strip():
+            checks.refuse(path, "is empty: name a directory")
+        if undefined := set(REFERENCE.findall(value)) - given.keys() - {*USED}:
+            checks.refuse(path, f"{value}: there is no path variable {min(undefined)}")
+        if found := sorted({letter for letter in value if letter in "{}" or not letter.isprintable()}):
+            checks.refuse(path, f"{value!r} holds {' and '.join(map(repr, found))}: name another directory")
+        if any(len(part.encode()) > 255 for part in Path(value).parts):
+            checks.refuse(path, f"{value[:40]}…: a directory's name has 255 bytes at most")
+        if not REFERENCE.search(value) and not os.path.isdir(there := nearest(value)):
+            checks.refuse(path, f"{value}: {there} is no directory")
+
+
+def nearest(path):
+    """The path, or the lowest directory above it that is there, or what is there in its place."""
+    return next(place for place in (Path(path), *Path(path).absolute().parents) if os.path.lexists(place))
+
+
+def check_writable(jobs):
+    """Raises Problem where the files of a job can't be written."""
+    files = [file for job in jobs for file in (*job.output, *job.log, *filter(None, [job.benchmark]))]
+    for directory in sorted({os.path.dirname(file) for file in files}):
+        there = nearest(directory)
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError as error:
+            problem = f"{directory}: can't be written: {there}: {error.strerror}"
+            raise Problem(f"{problem}. Let pathvars in the configuration point elsewhere") from None

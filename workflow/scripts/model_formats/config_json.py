@@ -1,0 +1,91 @@
+"""config.json of a Mistral or Llama model, as transformers writes it: is it whole, and can the model be converted?
+
+Needs nothing of the project: planning/models.py reads users' snapshots by it, too.
+"""
+
+import json
+import math
+from pathlib import Path
+
+ARCHITECTURES = ("MistralForCausalLM", "LlamaForCausalLM")
+COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+COUNTS += ("max_position_embeddings",)
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def read(file):
+    """The values in it. ValueError where it holds none."""
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no object in JSON ({error}). Fetch it again") from None
+    if not isinstance(values, dict):
+        raise ValueError("no object in JSON. Fetch it again")
+    return values
+
+
+def rope_of(config):
+    """(scaling, theta, type) of the rotary embedding."""
+    scaling, theta = config.get("rope_scaling") or {}, config.get("rope_theta", 10000.0)
+    if rope := config.get("rope_parameters"):  # where transformers 5 keeps both
+        scaling, theta = rope, rope.get("rope_theta")
+    return scaling, theta, scaling.get("rope_type") or scaling.get("type") or "default"
+
+
+def missing(config):
+    """What is not there, or no value of its kind, or None."""
+
+    def wrong(values, key, kinds, words, optional=False):
+        value = values.get(key)
+        if optional and value is None:
+            return None
+        if key not in values:
+            return f"has no {key}"
+        number = kinds in (int, int | float)
+        right = isinstance(value, kinds) and not (number and isinstance(value, bool))
+        return None if right and (not number or 0 < value < math.inf) else f"{key} is {json.dumps(value)}, {words}"
+
+    count, number, optional = (int, "no positive whole number"), (int | float, "no positive number"), True
+    found = [wrong(config, key, *count) for key in COUNTS]
+    found += [wrong(config, key, *count, optional) for key in ("num_key_value_heads", "head_dim", "sliding_window")]
+    found += [wrong(config, "rms_norm_eps", *number)]
+    found += [wrong(config, key, *number, optional) for key in ("rope_theta", "initializer_range")]
+    found += [wrong(config, key, bool, "neither true nor false", optional) for key in ("tie_word_embeddings",)]
+    sections = ("rope_scaling", "rope_parameters", "quantization_config")
+    found += [wrong(config, key, dict, "no object", optional) for key in sections]
+    found += [wrong(config, "architectures", list, "no list", optional)]
+    if problem := next(filter(None, found), None):
+        return problem
+    scaling, _, kind = rope_of(config)
+    if config.get("rope_parameters"):
+        found += [wrong(scaling, "rope_theta", *number)]
+    if kind == "llama3":
+        found += [wrong(scaling, key, *(count if key.startswith("original") else number)) for key in LLAMA3]
+    heads, groups = config["num_attention_heads"], config.get("num_key_value_heads")
+    if groups and heads % groups:
+        found += [f"num_key_value_heads is {groups}, which does not divide num_attention_heads {heads}"]
+    if not config.get("head_dim") and config["hidden_size"] % heads:
+        found += [f"hidden_size is {config['hidden_size']}, no multiple of num_attention_heads {heads}"]
+    return next(filter(None, found), None)
+
+
+def unsupported(config):
+    """What of the model the conversion does not support, or None."""
+    architecture = (config.get("architectures") or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        return f"architecture {architecture}; {' and '.join(ARCHITECTURES)} can be converted"
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown method")
+        return f"quantised weights ({method}); take the snapshot that this one was made from"
+    for key in ("attention_bias", "mlp_bias"):
+        if config.get(key):
+            return f"{key} is {config[key]}, which the conversion does not support"
+    if (kind := rope_of(config)[2]) not in ("default", "llama3"):
+        return f"rope_type is {kind}; the conversion supports default and llama3"
+    if config.get("hidden_act", "silu") != "silu":
+        return f"hidden_act is {config['hidden_act']}; only silu can be converted"
+    return None
+
+
+def problem(config):
+    return missing(config) or unsupported(config)
