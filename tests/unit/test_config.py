@@ -515,7 +515,7 @@ def test_adapter_of_ones_own(checked, tmp_path):
 
 def test_prompts_for_which_a_tokenizer_lacks_something(checked, tmp_path):
     """Where it is on this machine; false is as no key."""
-    write_json(tmp_path / "config.json", {})
+    write_json(tmp_path / "config.json", MODEL)
     model = f"models: {{x: {{snapshot: {tmp_path}}}}}"
     chat, bos = (f"{{{model}, runs: {{base: {{model: x, {key}: true}}}}}}" for key in ("chat_template", "add_bos"))
     file, template = tmp_path / "tokenizer_config.json", tmp_path / "chat_template.jinja"
