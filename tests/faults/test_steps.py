@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from common.files import sha256
-from helpers import ROOT, copy_workflow, snakemake
+from helpers import ROOT, copy_workflow, environment, snakemake
 
 KILLS = int(os.environ.get("KILLS", 0))
 FULL_DISKS = int(os.environ.get("FULL_DISKS", 0))  # of each step
@@ -20,6 +20,9 @@ MODEL = "results/runs/lora/fold0/seed0"
 TARGETS = "all", "export", "results/base/tiny.nemo", f"{MODEL}/merged/config.json"
 NAMES = ("simulate_trials", "split_folds", "write_jsonl", "download_model", "convert_model", "pack_model", "train_lora")
 NAMES += ("predict", "evaluate", "compare_runs", "write_report", "export_adapter", "merge_model", "write_model_card")
+THREADS = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+)  # as Snakemake: sums are by them
 SIGNS = "needs ", " the file system ", " is full, "
 
 
@@ -45,7 +48,7 @@ def project(tiny_mistral, tmp_path_factory):
     planned = snakemake(directory, *call, "--dry-run", "--printshellcmds").stdout
     done = snakemake(directory, *call)
     assert done.returncode == 0, done.stdout
-    for place in ("results", "resources/data"):
+    for place in ("results", "resources"):
         shutil.copytree(directory / place, directory / "before" / place, symlinks=True)
     yield directory, dict(steps(planned))
     if mounted:
@@ -81,8 +84,9 @@ def partials(directory):
 
 def remove(directory, step):
     """Takes a step's results away; those of the others are there, whatever test failed before."""
-    for place in ("results", "resources/data"):
-        shutil.copytree(directory / "before" / place, directory / place, dirs_exist_ok=True, symlinks=True)
+    for place in ("results", "resources"):
+        shutil.rmtree(directory / place)
+        shutil.copytree(directory / "before" / place, directory / place, symlinks=True)
     for name in step.outputs:
         (directory / name).unlink(missing_ok=True)
     if any(name.endswith("adapter.nemo") for name in step.outputs):  # else it is taken over
@@ -91,7 +95,12 @@ def remove(directory, step):
 
 def start(directory, step):
     (directory / step.log).parent.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(["bash", "-c", f"set -euo pipefail; {step.command}"], cwd=directory, start_new_session=True)
+    return subprocess.Popen(
+        ["bash", "-c", f"set -euo pipefail; {step.command}"],
+        cwd=directory,
+        env=environment(**THREADS),
+        start_new_session=True,
+    )
 
 
 @pytest.mark.skipif(not KILLS, reason="KILLS is not set: how many kills")
