@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from evaluation.facts import shortened
 from evaluation.pictures import learning_curve
+from evaluation.words import Words
 
 
 def test_how_many_items_were_shortened():
@@ -27,8 +28,8 @@ def test_curves_with_accuracies_and_without():
     """Of models that older and newer versions trained, or one that both did."""
     older = [{"step": 1, "loss": 2.0, "learning_rate": 1e-4, "validation_loss": 1.5}]
     newer = [older[0], older[0] | {"step": 2, "validation_accuracy": 0.25}]
-    _, picture = learning_curve("lora", [older])
+    _, picture = learning_curve(Words("en"), "lora", [older])
     assert 'aria-label="lora, validation loss: 1.5 after step 1."' in picture and "accuracy" not in picture
-    _, picture = learning_curve("lora", [older, newer])
+    _, picture = learning_curve(Words("en"), "lora", [older, newer])
     losses = "1.5 after step 1, 1.5 after step 1, 1.5 after step 2"
     assert f'aria-label="lora, validation loss: {losses}; validation accuracy: 25.0% after step 2."' in picture
