@@ -58,9 +58,7 @@ def check(template, control, directory):
     tokenizer = AutoTokenizer.from_pretrained(directory)
     for token in control:
         if token in template and len(tokenizer(token, add_special_tokens=False).input_ids) != 1:
-            sys.exit(
-                f"{directory}: made from a GGUF file, its tokenizer lacks {token}; take the model by repo or snapshot."
-            )
+            sys.exit(f"{directory}: made from GGUF, its tokenizer lacks {token}; take the model by repo or snapshot.")
     try:
         chat = Chat(tokenizer, template)
         chat.split("Is it so?", "yes")
