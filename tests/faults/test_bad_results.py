@@ -1,5 +1,6 @@
 """Results that are no longer as a step wrote them end the next one in a sentence: empty, cut off, {} in their place."""
 
+import hashlib
 import importlib
 import io
 import json
@@ -148,9 +149,14 @@ def test_adapter(adapter, tmp_path, seed):
         altered[place] = rng.randrange(256)
     file.write_bytes(altered)
     try:
-        read_adapter(file)  # in a number of a weight nobody sees it; its checksum is in the provenance
+        read_adapter(file)  # in a number of a weight nobody sees it, where no checksum lies beside it
     except SystemExit as ended:
         assert is_sentence(ended.code)
+    record = {"sha256": {"result": hashlib.sha256(adapter).hexdigest()}}
+    file.with_suffix(".provenance.json").write_text(json.dumps(record))
+    assert "is not the adapter that adapter.provenance.json tells of" in said(read_adapter, file)
+    file.write_bytes(adapter)
+    read_adapter(file)
 
 
 @pytest.mark.kind("weights that are cut off, each by its seed")

@@ -114,7 +114,7 @@ def publish(adapter, output):
         for member in sorted(source.getmembers(), key=lambda member: member.name):
             content = source.extractfile(member).read() if member.isfile() else b""
             if member.name.endswith(".ckpt"):
-                weights = torch.load(io.BytesIO(content), map_location="cpu")
+                weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 file = io.BytesIO()
                 torch.save({name: weights[name].clone() for name in sorted(weights)}, file)
                 content = file.getvalue()

@@ -10,9 +10,11 @@ import re
 import sys
 import tarfile
 import zlib
+from pathlib import Path
 
 import torch
 import yaml
+from common.files import read_json, sha256
 
 PAIRS = {  # as target_modules has it, and the dimension of linear_in that ranks share; of linear_out it is the first
     "lora_kqv_adapter": ("attention_qkv", 0),
@@ -41,8 +43,16 @@ def load_weights(file, name, content):
     sys.exit(f"{file}: {name} holds more than tensors, or is damaged, and is refused. Take one that train_lora wrote.")
 
 
+def refuse_altered(file):
+    """Exits where the adapter is not the one that its step recorded beside it; one from elsewhere has no such record."""
+    recorded = Path(file).with_suffix(".provenance.json")
+    if recorded.is_file() and read_json(recorded, "sha256")["sha256"].get("result") != sha256(file):
+        sys.exit(f"{file}: is not the adapter that {recorded.name} tells of. Remove it and run Snakemake again.")
+
+
 def read_members(file):
     """The configuration of adapter.nemo and each rank's weights. Nothing is unpacked: members are read by name."""
+    refuse_altered(file)
     try:
         with tarfile.open(file) as tar:
             members = {member.name.removeprefix("./"): member for member in tar if member.isfile()}
