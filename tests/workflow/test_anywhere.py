@@ -63,7 +63,9 @@ def test_the_clones_configuration_where_there_is_no_other(clone, tmp_path, snake
     done = snakemake(tmp_path, "--snakefile", clone / snakefile, "--dry-run")
     assert done.stderr.count(f"There is no config/config.yaml here: {clone}/config/config.yaml is taken.") == 1
     assert counted(done).keys() == RULES | {"total"}
-    assert re.search(r"^rule all:\n    input: results/accuracy.tsv, results/report.html, results/runs/base/", done.stdout, re.M)
+    assert re.search(
+        r"^rule all:\n    input: results/accuracy.tsv, results/report.html, results/runs/base/", done.stdout, re.M
+    )
     assert f"{clone}/profiles/default" in done.stderr.replace("workflow/profiles", "profiles")
 
 
