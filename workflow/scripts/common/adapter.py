@@ -44,7 +44,7 @@ def load_weights(file, name, content):
 
 
 def refuse_altered(file):
-    """Exits where the adapter is not the one that its step recorded beside it; one from elsewhere has no such record."""
+    """Exits where it is not the adapter that its step recorded beside it; one from elsewhere has no such record."""
     recorded = Path(file).with_suffix(".provenance.json")
     if recorded.is_file() and read_json(recorded, "sha256")["sha256"].get("result") != sha256(file):
         sys.exit(f"{file}: is not the adapter that {recorded.name} tells of. Remove it and run Snakemake again.")
