@@ -52,7 +52,7 @@ demo: .venv/installed
 	@echo "Then your own data: config/README.md."
 
 test: .venv/installed lint
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 test-faults: export KILLS ?= 14
 test-faults: export FULL_DISKS ?= 1
