@@ -278,17 +278,19 @@ def test_choice(tmp_path):
     losses = {"a/fold0/seed0": 0.5, "a/fold1/seed0": 0.4, "b/fold0/seed0": 0.3, "b/fold1/seed0": 0.5}
     files = [tmp_path / model / "adapter.provenance.json" for model in losses]
     for file, loss in zip(files, losses.values()):
-        write_json(file, {"validation_loss": loss})
+        write_json(file, {"sha256": {}, "validation_loss": loss})
         file.with_name("adapter.nemo").write_text(str(loss))
     model = "--fold", 1, "--seed", 0, "--output", tmp_path / "best/adapter.nemo"
     run_script("choose_run.py", "--provenance", *files, *model)
     assert (tmp_path / "best/adapter.nemo").read_text() == "0.5"
     means = {"a": pytest.approx(0.45), "b": pytest.approx(0.4)}
     provenance = read_json(tmp_path / "best/adapter.provenance.json")
-    assert provenance == {"validation_loss": 0.5, "chosen": {"run": "b", "validation_losses": means}}
-    write_json(files[1], {"validation_loss": 0.4, "loss": "mean over items"})  # fold 1 of a was trained anew
+    assert provenance == {"sha256": {}, "validation_loss": 0.5, "chosen": {"run": "b", "validation_losses": means}}
+    write_json(
+        files[1], {"sha256": {}, "validation_loss": 0.4, "loss": "mean over items"}
+    )  # fold 1 of a was trained anew
     done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
     assert done.returncode == 1 and f"{files[0]}: its loss is an older version's" in done.stderr
-    write_json(files[0], {})
+    write_json(files[0], {"sha256": {}})
     done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
     assert done.returncode == 1 and f"{files[0]}: has no validation_loss" in done.stderr

@@ -48,7 +48,13 @@ def write_card(tmp_path, monkeypatch):
         tokens = {"bos_token": {"content": "<s>"}, "eos_token": "</s>"}
         write_json(peft / "tokenizer_config.json", tokens)
         (tmp_path / "adapter.nemo").write_bytes(b"adapter")
-        facts = {"settings": SETTINGS | dict(settings), "versions": VERSIONS, "workflow": None, "gpus": []}
+        facts = {
+            "settings": SETTINGS | dict(settings),
+            "versions": VERSIONS,
+            "workflow": None,
+            "gpus": [],
+            "sha256": {},
+        }
         write_json(tmp_path / "provenance.json", facts | {"validation_loss": 0.5} | provenance)
         rows = [{"input": PROMPT, "output": answer} for answer in GOLD]
         write_jsonl(tmp_path / "train.jsonl", rows * 45)

@@ -96,7 +96,8 @@ def test_gpus_of_predictions_are_their_own(checks, torch):
     rules = {name: name for name in ("train_lora", "predict", "verify_model", "predict_for_export")}
 
     def check(rule):
-        job = SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=SimpleNamespace(run="four"))
+        files = {"output": [], "log": [], "benchmark": None}
+        job = SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=SimpleNamespace(run="four"), **files)
         dag = SimpleNamespace(needrun_jobs=lambda: [job])
         start.check_jobs(SimpleNamespace(dag=dag, local_exec=True), checks, rules, None, 1)
 

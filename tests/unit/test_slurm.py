@@ -242,5 +242,8 @@ def test_forced_training_is_told_to_its_job(monkeypatch):
     assert str(forced.anew(in_job, "two_train")("", ["b x"])) == flags[1]
     assert str(forced.anew(in_job, "two_train")("", ["c"])) == ""
     both = forced.flags_of_training(one)
-    assert str(both("", SimpleNamespace(start_from="a b.nemo"), ["a"])) == f"--start-from 'a b.nemo' {flags[0]}"
-    assert str(both("", SimpleNamespace(start_from=[]), ["a"])) == flags[0]
+    assert (
+        str(both("", SimpleNamespace(start_from="a b.nemo", chat_template=[]), ["a"]))
+        == f"--start-from 'a b.nemo' {flags[0]}"
+    )
+    assert str(both("", SimpleNamespace(start_from=[], chat_template=[]), ["a"])) == flags[0]

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from helpers import copy_workflow
+from helpers import CONFIG_JSON, copy_workflow
 
 ADAPTER = "results/runs/a/fold0/seed0/adapter.nemo"
 INPUTS = ["results/base/tiny/model_config.yaml", "tiny/config.json"]
@@ -42,7 +42,7 @@ def project(tmp_path_factory):
     (project / "plan.yaml").write_text(CONFIG)
     for file in map(project.joinpath, INPUTS):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("{}")
+        file.write_text(CONFIG_JSON if file.name == "config.json" else "{}")
     (project / "bin").mkdir()
     (project / "bin/torchrun").write_text(TORCHRUN)
     (project / "bin/torchrun").chmod(0o755)
