@@ -9,7 +9,7 @@ from . import Problem
 
 PREFIX = "tag:yaml.org,2002:"
 TEXT, MERGE = f"{PREFIX}str", f"{PREFIX}merge"
-TAGS = {f"{PREFIX}{kind}" for kind in ("str", "merge", "int", "float", "bool", "null", "timestamp", "map", "seq")}
+TAGS = tuple(f"{PREFIX}{kind}" for kind in ("str", "merge", "int", "float", "bool", "null", "timestamp", "map", "seq"))
 
 
 def check(file):
