@@ -97,7 +97,7 @@ def main():
     found["likeliest"] = {}
     share, place = 12 // int(tensor_parallel), parallel_state.get_tensor_model_parallel_rank()
     for words in (12, 7, 5):  # at 5 the second of two ranks has rows only that pad the vocabulary
-        logits = torch.randint(-9, -5, (500, 12))  # many are alike
+        logits = torch.randint(-9, -5, (500, 12)).float()  # many are alike
         logits[:, words:] = 0
         own = likeliest(logits[:, share * place : share * (place + 1)], words)
         found["likeliest"][words] = bool((own == logits[:, :words].argmax(dim=1)).all())
