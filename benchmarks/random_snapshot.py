@@ -2,8 +2,8 @@
 
 python benchmarks/random_snapshot.py --layers 32 --texts ori_pqal.json DIRECTORY
 
-Its sentencepiece tokenizer is trained on PubMedQA's prompts; what lacks to the model's vocabulary are pieces that occur
-in no text. Without --texts tokenizer.model is empty, which no conversion minds.
+Its sentencepiece tokenizer is trained on PubMedQA's prompts, without --texts on README.md; what lacks to the model's
+vocabulary are pieces that occur in no text.
 """
 
 import argparse
@@ -44,16 +44,20 @@ SHARD = 5 * 10**9  # bytes, as the Hub's
 
 
 def write_tokenizer(texts, directory):
-    """Some 7,000 pieces of PubMedQA's prompts, and unused ones up to the vocabulary's size."""
+    """Some 7,000 pieces of PubMedQA's prompts, or 1,000 of README.md, and unused ones up to the vocabulary's size."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
-    texts = [f"{prompt(item)} {item['final_decision']}" for item in json.loads(texts.read_text()).values()]
+    if texts:
+        items, pieces = json.loads(texts.read_text()).values(), 7000
+        lines = [line for item in items for line in f"{prompt(item)} {item['final_decision']}".splitlines()]
+    else:
+        lines, pieces = (Path(__file__).parents[1] / "README.md").read_text().splitlines(), 1000
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(line for text in texts for line in text.splitlines()),
+        sentence_iterator=iter(lines),
         model_writer=model,
-        vocab_size=7000,
+        vocab_size=pieces,
         model_type="bpe",
         byte_fallback=True,
         normalization_rule_name="identity",
@@ -102,7 +106,4 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path)
     args = parser.parse_args()
     write_snapshot(args.directory, args.layers, args.device)
-    if args.texts:
-        write_tokenizer(args.texts, args.directory)
-    else:
-        (args.directory / "tokenizer.model").touch()
+    write_tokenizer(args.texts, args.directory)
