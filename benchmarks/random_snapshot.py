@@ -49,15 +49,15 @@ def write_tokenizer(texts, directory):
     from sentencepiece import sentencepiece_model_pb2
 
     if texts:
-        items, pieces = json.loads(texts.read_text()).values(), 7000
+        items, size = json.loads(texts.read_text()).values(), 7000
         lines = [line for item in items for line in f"{prompt(item)} {item['final_decision']}".splitlines()]
     else:
-        lines, pieces = (Path(__file__).parents[1] / "README.md").read_text().splitlines(), 1000
+        lines, size = (Path(__file__).parents[1] / "README.md").read_text().splitlines(), 1000
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
-        vocab_size=pieces,
+        vocab_size=size,
         model_type="bpe",
         byte_fallback=True,
         normalization_rule_name="identity",
