@@ -49,7 +49,7 @@ demo: .venv/installed
 	@echo
 	@echo "Next, ask the adapter a question; it should answer maybe:"
 	@printf '%s\n' '$(ASK)'
-	@echo "Then your own data: config/README.md."
+	@echo "Then your own data: README.md, Your own data."
 
 test: .venv/installed lint
 	python -m pytest -n 2 --dist loadfile

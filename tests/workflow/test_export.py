@@ -332,7 +332,7 @@ def test_ask(exported, answers, tmp_path):
         done = ask(directory, *arguments, text=text, cwd=exported)
         assert done.stdout.startswith(row["pred"].strip()), done.stderr
     refused = ask(exported / directory, "x", cwd=tmp_path)  # from where the base model can't be seen
-    said = f"resources/hf/tiny: no base model, neither there, seen from {tmp_path}, nor on the Hugging Face Hub: "
+    said = f"resources/hf/tiny: no base model, neither there, seen from {tmp_path}, nor on the Hugging Face Hub. "
     assert refused.returncode == 1 and refused.stderr.startswith(said) and len(refused.stderr.splitlines()) == 1
     refused = ask(tmp_path, "x", cwd=tmp_path)
     what = "holds no adapter_config.json. Name a peft/ directory, as `snakemake export` makes them."

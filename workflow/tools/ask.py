@@ -2,8 +2,8 @@
 
     python workflow/tools/ask.py results/runs/lora/fold0/seed0/peft "QUESTION:…"
 
-A prompt has the form that it had in training, as README.md in the directory shows it. It goes through
-chat_template.jinja, which the directory has of a run with `chat_template: true`; to `add_bos: true` belongs --add-bos.
+A prompt has the form that it had in training, as README.md in the directory shows it. Prompts of a run with
+`chat_template: true` go through the directory's chat_template.jinja. For a run with `add_bos: true`, give --add-bos.
 On a GPU the base model computes in its own precision, on a CPU in fp32. The answer has 20 tokens at most.
 """
 
@@ -26,6 +26,8 @@ def main():
         if not (args.directory / file).is_file():
             sys.exit(f"{args.directory}: holds no {file}. Name a peft/ directory, as `snakemake export` makes them.")
     prompt = args.prompt or sys.stdin.read().removesuffix("\n")
+    if "\\n" in prompt:
+        print("The prompt holds a backslash and an n; for a line break write $'…\\n…'.", file=sys.stderr)
     transformers.logging.set_verbosity_error()
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     try:
@@ -33,7 +35,8 @@ def main():
     except OSError as error:
         base = PeftConfig.from_pretrained(args.directory).base_model_name_or_path
         why = str(error).splitlines()[0]
-        sys.exit(f"{base}: no base model, neither there, seen from {Path.cwd()}, nor on the Hugging Face Hub: {why}")
+        nowhere = f"no base model, neither there, seen from {Path.cwd()}, nor on the Hugging Face Hub"
+        sys.exit(f"{base}: {nowhere}. Ask in the directory where it was trained. ({why})")
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.directory)
     text = prompt.strip(" ")  # as in training, also what follows
     if (args.directory / "chat_template.jinja").is_file():
