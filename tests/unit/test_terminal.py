@@ -77,3 +77,8 @@ def test_end_of_a_log_of_an_older_torchrun(tmp_path):
     of_torchrun = "[2024-04-01 00:00:00] torch.distributed.elastic.multiprocessing.api: [ERROR] failed (exitcode: 1)"
     (tmp_path / "log").write_text(f"one\ntwo\n{of_torchrun}\n")
     assert terminal.end_of(tmp_path / "log") == ["one", "two"]
+
+
+def test_the_last_line_counts_all_jobs(tmp_path):
+    said, code = call(tmp_path)
+    assert code == 0 and re.search(r"^\S+ all: done \[2 of 2 jobs\]$", said, re.MULTILINE), said

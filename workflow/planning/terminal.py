@@ -18,7 +18,7 @@ OF_TORCHRUN = re.compile(r"^\S+ .*torch[./]distributed[./]elastic")  # its repor
 
 def name_of(rule, wildcards):
     """train_lora (run=lora, fold=0, seed=0)"""
-    told = ", ".join(f"{key}={value}" for key, value in wildcards.items())
+    told = ", ".join(f"{key}={value}" for key, value in wildcards.items() if value)
     return f"{rule} ({told})" if told else rule
 
 
@@ -102,6 +102,8 @@ class Lines(DefaultFormatter):
             self.ended.append(msg["msg"])
         elif job.log:
             self.ended.append(": ".join(filter(None, [job.name, f"done after {job.took()}", job.result()])))
+        else:  # a target: the last line counts all jobs
+            self.ended.append(f"{job.name}: done")
         return ""  # until the number of jobs that are done is known
 
     def format_progress(self, msg):
