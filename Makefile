@@ -52,7 +52,7 @@ demo: .venv/installed
 	@echo "Then your own data: README.md, Your own data."
 
 test: .venv/installed lint
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest
 
 test-faults: export KILLS ?= 14
 test-faults: export FULL_DISKS ?= 1
