@@ -104,7 +104,8 @@ def test_messages_in_troubleshooting_are_the_workflows():
 
 def make(directory, *arguments):
     command = ["make", "-f", ROOT / "Makefile", *arguments]
-    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "TORCH")}
+    of_make = "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "TORCH"
+    env = {name: value for name, value in os.environ.items() if name not in of_make}
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, env=env)
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from test_verify import ARCHITECTURES
 from tiny import write_snapshot
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from verify_export import ask_all, compare
+from verify_export import ask_all, compare, same
 
 ALL = ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]
 TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 2, "val_check_interval": 2, "lr": 1e-2}
@@ -146,6 +146,12 @@ def test_card_and_ask_put_prompts_so(answered, tmp_path, capsys):
     row = next(row for row in rows if "\ufffd" not in row["pred"])
     done = ask(answered / "peft", row["input"], *(["--add-bos"] if "add_bos" in prompts else []), cwd=tmp_path)
     assert done.stdout.startswith(row["pred"].strip()), done.stderr
+
+
+def test_texts_of_bytes_that_are_no_utf8():
+    """As sentencepiece and transformers decode them."""
+    assert same("\ufffdSesG", "\ufffd\ufffdesG") and same(" yes \ufffd", "yes\ufffd\ufffd") and same(" yes", "yes")
+    assert not same("yes\ufffd", "no\ufffd") and not same("yes", "yes and no") and not same("yes \ufffd", "no")
 
 
 def swapped(one, other):

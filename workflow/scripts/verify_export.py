@@ -37,9 +37,11 @@ def load(kind, *sources):
         sys.exit(f"{sources[-1]}: {versions} do not load it: {' '.join(str(error).split())[:200]}")
 
 
-def words(text):
-    """A text without what decoders disagree about: the space at its front, and characters that are cut off."""
-    return text.replace("\ufffd", "").strip()
+def same(one, other):
+    """Alike up to the first byte that is no UTF-8? Decoders disagree on what follows, and on the space in front."""
+    one, other = one.strip(), other.strip()
+    end = min(f"{one}\ufffd".index("\ufffd"), f"{other}\ufffd".index("\ufffd")) if "\ufffd" in one + other else None
+    return one[:end].rstrip() == other[:end].rstrip()
 
 
 class Answer(NamedTuple):
@@ -136,14 +138,14 @@ def difference(one, other):
 def compare(answers):
     """(what is to be said, whether all is as it should be)"""
     peft, base = answers["peft"], answers["base"]
-    effect, changed = difference(peft, base), sum(words(a.text) != words(b.text) for a, b in zip(peft, base))
+    effect, changed = difference(peft, base), sum(not same(a.text, b.text) for a, b in zip(peft, base))
     said = [f"the adapter changes log-probabilities by up to {effect:.1e} and {changed} of {len(peft)} texts"]
     good = changed > 0 or any(answer.scores for answer in peft)  # free text has no log-probabilities to compare
     for name, other in ("peft", "nemo"), ("merged", "rounded"):
         if name in answers:
             one, two = answers[name], answers[other]
             found = difference(one, two)
-            texts = sum(words(a.text) != words(b.text) and a.lead > 2 * TOLERANCE for a, b in zip(one, two))
+            texts = sum(not same(a.text, b.text) and a.lead > 2 * TOLERANCE for a, b in zip(one, two))
             said.append(f"{name} and {other} differ by {found:.1e} and in {texts} of {len(one)} texts")
             good = good and found <= min(TOLERANCE, SHARE * effect) and not texts
     if "merged" in answers:
@@ -166,9 +168,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--snapshot", required=True, type=Path, help="directory of the base's Hugging Face snapshot")
     parser.add_argument("--adapter", required=True, type=Path, help="directory with the adapter in PEFT's format")
-    parser.add_argument(
-        "--merged", nargs="?", type=Path, help="config.json of the merged model; none: of the adapter alone"
-    )
+    parser.add_argument("--merged", nargs="?", type=Path, help="config.json of the merged model; none: adapter only")
     parser.add_argument("--predictions", required=True, type=Path, help="predict.py's, of precision 32")
     parser.add_argument("--tokens-to-generate", required=True, type=int, help="as predict.py had it")
     parser.add_argument(
