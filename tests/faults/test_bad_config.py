@@ -130,28 +130,20 @@ def check(content, words):
         assert is_sentence(said) and said.startswith(f"mine.yaml{words if words[0] in ':,' else f': {words}'}"), said
 
 
-@pytest.mark.kind("path variables")
-@pytest.mark.parametrize("mistake", PATHVARS)
-def test_pathvars(here, mistake):
-    check(mistake, PATHVARS[mistake])
+MISTAKES = {
+    "path variables": PATHVARS,
+    "names of runs, models and data sets": NAMES,
+    "values": VALUES,
+    "files that are no YAML, or other YAML than was meant": YAML,
+}
 
 
-@pytest.mark.kind("names of runs, models and data sets")
-@pytest.mark.parametrize("mistake", NAMES)
-def test_names(here, mistake):
-    check(mistake, NAMES[mistake])
-
-
-@pytest.mark.kind("values")
-@pytest.mark.parametrize("mistake", VALUES)
-def test_values(here, mistake):
-    check(mistake, VALUES[mistake])
-
-
-@pytest.mark.kind("files that are no YAML, or other YAML than was meant")
-@pytest.mark.parametrize("content", YAML)
-def test_yaml(here, content):
-    check(content, YAML[content])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [pytest.param(*pair, marks=pytest.mark.kind(kind)) for kind, pairs in MISTAKES.items() for pair in pairs.items()],
+)
+def test_mistake(here, content, words):
+    check(content, words)
     assert not (here / "injected").exists()
 
 

@@ -32,7 +32,7 @@ def problem_of_snapshot(directory):
         if not file.stat().st_size:
             return f"{file} is empty. Fetch it again"
     try:
-        problem = config_json.problem(config_json.read(directory / "config.json"))
+        problem = config_json.unsupported(config_json.read_whole(directory / "config.json"))
     except ValueError as error:
         problem = error
     return f"{directory / 'config.json'}: {problem}" if problem else None

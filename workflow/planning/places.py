@@ -40,8 +40,10 @@ def nearest(path):
 def check_writable(jobs):
     """Raises Problem where the files of a job can't be written."""
     files = [file for job in jobs for file in (*job.output, *job.log, *filter(None, [job.benchmark]))]
+    places = {}  # {what is there: the first directory that is wanted in it}; before the first call it is one for all
     for directory in sorted({os.path.dirname(file) for file in files}):
-        there = nearest(directory)
+        places.setdefault(nearest(directory), directory)
+    for there, directory in places.items():
         try:
             tempfile.TemporaryFile(dir=there).close()
         except OSError as error:

@@ -40,7 +40,7 @@ def load(kind, *sources):
 def same(one, other):
     """Alike up to the first byte that is no UTF-8? Decoders disagree on what follows, and on the space in front."""
     one, other = one.strip(), other.strip()
-    end = min(f"{one}\ufffd".index("\ufffd"), f"{other}\ufffd".index("\ufffd")) if "\ufffd" in one + other else None
+    end = min((text.index("\ufffd") for text in (one, other) if "\ufffd" in text), default=None)
     return one[:end].rstrip() == other[:end].rstrip()
 
 

@@ -50,7 +50,7 @@ def missing(config):
     found += [wrong(config, key, *count, optional) for key in ("num_key_value_heads", "head_dim", "sliding_window")]
     found += [wrong(config, "rms_norm_eps", *number)]
     found += [wrong(config, key, *number, optional) for key in ("rope_theta", "initializer_range")]
-    found += [wrong(config, key, bool, "neither true nor false", optional) for key in ("tie_word_embeddings",)]
+    found += [wrong(config, "tie_word_embeddings", bool, "neither true nor false", optional)]
     sections = ("rope_scaling", "rope_parameters", "quantization_config")
     found += [wrong(config, key, dict, "no object", optional) for key in sections]
     found += [wrong(config, "architectures", list, "no list", optional)]
@@ -69,6 +69,14 @@ def missing(config):
     return next(filter(None, found), None)
 
 
+def read_whole(file):
+    """The values in it. ValueError where it holds none, or one is missing."""
+    values = read(file)
+    if problem := missing(values):
+        raise ValueError(problem)
+    return values
+
+
 def unsupported(config):
     """What of the model the conversion does not support, or None."""
     architecture = (config.get("architectures") or ["none"])[0]
@@ -85,7 +93,3 @@ def unsupported(config):
     if config.get("hidden_act", "silu") != "silu":
         return f"hidden_act is {config['hidden_act']}; only silu can be converted"
     return None
-
-
-def problem(config):
-    return missing(config) or unsupported(config)

@@ -59,12 +59,9 @@ class Snapshot:
         if not (self.directory / "config.json").is_file():
             sys.exit(f"{directory} holds no config.json: it is no Hugging Face snapshot.")
         try:
-            self.config = config_json.read(self.directory / "config.json")
-            problem = config_json.missing(self.config)
+            self.config = config_json.read_whole(self.directory / "config.json")
         except ValueError as error:
-            problem = error
-        if problem:
-            sys.exit(f"{self.directory / 'config.json'}: {problem}.")
+            sys.exit(f"{self.directory / 'config.json'}: {error}.")
         self.architecture = (self.config.get("architectures") or ["none"])[0]
         self.rope_scaling, self.rope_theta, self.rope_type = config_json.rope_of(self.config)
         files = [file for file in snapshot_files(self.directory) if file.suffix == ".safetensors"]
