@@ -2,8 +2,12 @@
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 # Which torch: cpu serves the demo, the tests and all that runs in an image; cuda is for GPUs of this machine without one.
-TORCH ?= cpu
+# Without a choice an environment keeps what it has; with another choice it is set up anew.
+INSTALLED = $(shell cat .venv/installed 2>&-)
+TORCH ?= $(or $(INSTALLED),cpu)
 TORCH_FOR_CPUS = https://download.pytorch.org/whl/cpu
+SHELL = bash
+.SHELLFLAGS = -o pipefail -c
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 define ASK
@@ -24,13 +28,17 @@ $$(grep ^torch== envs/requirements.txt) || { echo "torch's build for CPUs could 
 TORCH=cuda takes torch from pip's own index, on Linux several GB."; exit 1; }
 endef
 
-.PHONY: install demo test test-faults test-generations test-cluster test-cluster-long lint docs site
+# Of pip's hundreds of lines, only how far it is; its errors are shown.
+define PIP_INSTALL
+python -um pip install --disable-pip-version-check --progress-bar off --requirement envs/$(1).txt $(2) | awk \
+-v all=$$(grep -c == envs/$(1).txt) '/^ *Collecting/ && ++n % 20 == 0 {print n " of " all " packages fetched"; fflush()} \
+/^Installing/ {print "Installing the packages of envs/$(1).txt, up to two minutes"; fflush()}'
+endef
+
+.PHONY: install anew demo test test-faults test-generations test-cluster test-cluster-long lint docs site
 
 install: .venv/installed
-ifneq ($(origin TORCH),file)
-	@test "$$(cat .venv/installed)" = "$(TORCH)" || \
-	{ echo ".venv was set up with another torch. Remove it (rm -r .venv), then give the same command."; exit 1; }
-endif
+.venv/installed: $(if $(filter-out $(TORCH),$(INSTALLED)),anew)
 
 demo: .venv/installed
 	@echo "The whole workflow on a CPU: SmolLM2-135M, a real model, learns to answer questions about simulated trial reports."
@@ -87,12 +95,12 @@ site: .venv-docs/installed
 .venv/installed: envs/requirements.txt envs/nemo.txt
 	@$(CHECK_CHOICES)
 	@test ! -L .venv || { echo '.venv is a link: --clear would empty what it leads to. Remove the link.'; exit 1; }
-	@echo "Setting up .venv with torch for $(TORCH): 1.2 GB to fetch from PyPI, 4 GB of disk, about 4 minutes."
-	@echo "TORCH=cuda instead of TORCH=cpu takes several GB more; only GPUs of this machine without an image need it."
+	@echo "Setting up .venv with PyTorch for $(TORCH): 1.2 GB to download, 4 GB of disk, about 4 minutes."
+	@echo "TORCH=cuda downloads several GB more. Only runs on this machine's GPUs without NVIDIA's image need it."
 	@$(PYTHON) -m venv --clear .venv
 	@$(call INSTALL_TORCH,.venv)
-	.venv/bin/python -m pip install --requirement envs/requirements.txt
-	.venv/bin/python -m pip install --no-deps --requirement envs/nemo.txt
+	@.venv/bin/$(call PIP_INSTALL,requirements)
+	@.venv/bin/$(call PIP_INSTALL,nemo,--no-deps)
 	@echo $(TORCH) > $@
 
 .venv-2.0.0rc0/installed: envs/requirements.txt tests/generations/requirements.txt

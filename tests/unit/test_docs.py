@@ -125,7 +125,12 @@ def test_set_up_looks_at_python_first(tmp_path):
     assert not (tmp_path / ".venv").exists()
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/installed").write_text("cpu\n")
-    assert make(tmp_path, "install", f"PYTHON={python}").stdout == "make: Nothing to be done for 'install'.\n"
-    assert make(tmp_path, "install", f"PYTHON={python}", "TORCH=cpu").stdout == ""
+    for choice in [], ["TORCH=cpu"]:
+        done = make(tmp_path, "install", f"PYTHON={python}", *choice)
+        assert done.stdout == "make: Nothing to be done for 'install'.\n"
     done = make(tmp_path, "install", f"PYTHON={python}", "TORCH=cuda")
-    assert done.returncode == 2 and done.stdout.startswith(".venv was set up with another torch. Remove it")
+    assert done.returncode == 2 and done.stdout == f"{told}make install PYTHON=/path/to/python3.11\n"
+    (tmp_path / ".venv/installed").write_text("cuda\n")
+    os.utime(tmp_path / ".venv/installed", (1, 1))  # new pins: set up anew, with the same torch
+    plan = make(tmp_path, "--dry-run", "install").stdout
+    assert "\necho cuda > .venv/installed\n" in plan and "with PyTorch for cuda: " in plan
