@@ -31,7 +31,7 @@ endef
 # Of pip's hundreds of lines, only how far it is; its errors are shown.
 define PIP_INSTALL
 python -um pip install --disable-pip-version-check --progress-bar off --requirement envs/$(1).txt $(2) | awk \
--v all=$$(grep -c == envs/$(1).txt) '/^ *Collecting/ && ++n % 20 == 0 {print n " of " all " packages fetched"; fflush()} \
+-v all=$$(grep -c == envs/$(1).txt) '/^ *(Collecting|Processing)/ && ++n % 20 == 0 {print n " of " all " packages fetched"; fflush()} \
 /^Installing/ {print "Installing the packages of envs/$(1).txt, up to two minutes"; fflush()}'
 endef
 

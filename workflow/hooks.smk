@@ -1,6 +1,8 @@
 """Around the jobs: GPUs and binds at once; checks and signals before the first job, explanations after a failure. Of a
 module the last two do not run by themselves: `onstart: peft.onstart()` and `onerror: peft.onerror()` run them."""
 
+import atexit
+
 binds, start, stop = map(of_clone, ("planning.container", "planning.start", "planning.stop"))
 gpus_here = 0
 
@@ -16,6 +18,8 @@ if config["image"]:
 if workflow.is_main_process:
     for line in parameters.edited_code(place):
         print(line, file=sys.stderr)
+    if config["image"]:
+        atexit.register(start.warn_of_image, workflow, checks, GPU_RULES)
 else:
     stop.pass_sigterm_on()
 if not IS_MODULE:

@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 from common.files import sha256, write_json, write_jsonl
+from common.template import fill
 from evaluate import evaluate
 from evaluation.answers import Task
 from helpers import ROOT, run_script
@@ -138,12 +139,16 @@ def test_of_ones_own_data(write_card, labels):
     more = {"logprob": scores} if labels else {}
     predictions = [{"id": row["id"], "pred": row["output"]} | more for row in rows]
     found = evaluate(predictions, rows, items, Task("answer", labels))
-    entry = {"items": "secret/place.csv", "prompt": "Report: {text}\nIs it so? ", "answer": "answer"}
+    form = "Report: {text}\n{text.at 1} {{so}}? "
+    entry = {"items": "secret/place.csv", "prompt": form, "answer": "answer"}
     entry |= {"labels": labels} if labels else {}
     card = write_card(entry, LOCAL, [found, found], "answer").read_text()
     for word in ("PubMedQA", "clinical", "QUESTION:", "secret", "pmid", " 500 "):
         assert word not in card
-    assert 'prompt = """Report: {text}\nIs it so? """' in card
+    code = re.search(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)[1]
+    assert code == 'text = "…"\n_text_at_1 = "…"\nprompt = f"""Report: {text}\n{_text_at_1} {{so}}? """\n'
+    exec(code.replace("…", "It is."), names := {})
+    assert names["prompt"] == fill(form, {"text": "It is.", "text.at 1": "It is."})
     assert ("| this adapter | 50.0 (" in card) == bool(labels) and ("exact match" in card) == (labels is None)
     assert ModelCard(card).data.tags[:2] == ["lora", "nemo"]
 

@@ -118,5 +118,5 @@ def test_torch_for_cpus_has_no_gpus(workflow, four_gpus, tmp_path, monkeypatch):
     (tmp_path / "torch/version.py").write_text("cuda: Optional[str] = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (workflow / "mine.yaml").write_text("{image: null, accelerator: gpu}")
-    problem = "gpu, but the torch of this environment is built for CPUs: install one for CUDA, or set image:"
+    problem = "gpu, but the torch of this environment is built for CPUs: make install TORCH=cuda, or set image:"
     assert said(workflow, "--configfile", "mine.yaml") == [f"mine.yaml: accelerator: {problem}"]

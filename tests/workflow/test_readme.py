@@ -67,3 +67,5 @@ def test_command_plans_jobs(project, command):
     done = snakemake(project, *arguments, "--dry-run", cores=None)
     assert done.returncode == 0, done.stdout
     assert re.search(r"^train_lora +\d", done.stdout, re.MULTILINE) or "--unlock" in arguments
+    there_is_none = "Without -n this call would stop: config/config.yaml: image: there is no nemo_25.02.sif; get it: "
+    assert (there_is_none in done.stdout) == (not {"config/demo.yaml", "--unlock"} & {*arguments})

@@ -12,11 +12,16 @@ from . import Problem
 
 
 def check_image(checks, deployment_methods):
-    """Raises Problem where the image is not there, or would not be used."""
-    image = checks.config["image"]
+    """Raises Problem where the image would not be used, or is not there."""
     if DeploymentMethod.APPTAINER not in deployment_methods:
         problem = "is only used with --sdm apptainer, as by a --profile; or set image: null to do without"
-        checks.refuse(["image"], f"{image} {problem}")
+        checks.refuse(["image"], f"{checks.config['image']} {problem}")
+    check_file(checks)
+
+
+def check_file(checks):
+    """Raises Problem where the image is not there."""
+    image = checks.config["image"]
     if "://" not in image and not Path(image).exists():  # a directory is a sandbox of Apptainer's
         version = (re.findall(r"\d\d\.\d\d", image) or ["25.02"])[-1]
         source = f"docker://nvcr.io/nvidia/nemo:{version}"

@@ -45,5 +45,5 @@ def check_gpus(checks, path, devices, gpus):
         there = f"{devices}, but this machine has {gpus} GPUs"
         checks.refuse(path, f"{there}; run on a cluster (--profile), or {fewer}")
     if not checks.config["image"] and torch_is_built_for_cpus():
-        problem = "gpu, but the torch of this environment is built for CPUs: install one for CUDA, or set image:"
+        problem = "gpu, but the torch of this environment is built for CPUs: make install TORCH=cuda, or set image:"
         checks.refuse(["accelerator"], problem)

@@ -1,8 +1,9 @@
 """What is looked at before the first job: only now it is known which jobs run, and where."""
 
 import shutil
+import sys
 
-from . import container, machine, places, slurm
+from . import Problem, container, machine, places, slurm
 
 
 def check_jobs(workflow, checks, rules, images, gpus):
@@ -26,3 +27,14 @@ def check_jobs(workflow, checks, rules, images, gpus):
         slurm.check_submissions(of_nemo, workflow.executor_settings, checks.config["accelerator"] == "gpu")
         if shutil.which("squeue"):
             slurm.check_queue(jobs)
+
+
+def warn_of_image(workflow, checks, rules):
+    """At the end of -n, which needs no image: says where it is not there and the call without -n would."""
+    if not workflow.dryrun or workflow.dag is None:
+        return
+    if any(job.rule.name in rules.values() for job in workflow.dag.needrun_jobs(exclude_finished=False)):
+        try:
+            container.check_file(checks)
+        except Problem as problem:
+            print(f"Without -n this call would stop: {problem}", file=sys.stderr)

@@ -6,6 +6,8 @@ read for their checksum only. The same input gives the same file.
 
 import argparse
 import json
+import keyword
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import yaml
 from common.ending import run
 from common.files import read_json, read_jsonl, replacing, sha256
+from common.template import parts
 from evaluation.facts import show
 from evaluation.lines import column
 from evaluation.metrics import correctness, figures
@@ -32,6 +35,18 @@ def literal(text):
     """Python's, over several lines where the text can stand as it is."""
     odd = ("\\", '"""', "```", "\r", "\0")
     return repr(text) if text.endswith('"') or any(part in text for part in odd) else f'"""{text}"""'
+
+
+def as_code(template):
+    """A prompt's template as Python: a variable for each column, with … for an item's own text, then the prompt."""
+    names, prompt = {}, ""
+    for text, name in parts(template):
+        prompt += re.sub("[{}]", r"\g<0>\g<0>", text)
+        if name is not None:
+            plain = name.isidentifier() and not keyword.iskeyword(name)
+            names[name] = name if plain else f"_{re.sub(r'[^a-zA-Z0-9]', '_', name)}"
+            prompt += f"{{{names[name]}}}"
+    return "".join(f'{name} = "…"\n' for name in names.values()) + f"prompt = f{literal(prompt)}"
 
 
 def words(names, last):
@@ -62,10 +77,8 @@ def compare(own, base):
     lines = {"this adapter": scored, "the base model alone": base and column([base], "score")[0]}
     for name, given in (lines | {f"the most frequent answer, {most}": [most] * len(gold)}).items():
         if given:
-            found, difference = (
-                figures(gold, [given], own["labels"]),
-                correctness(gold, [scored]) - correctness(gold, [given]),
-            )
+            found = figures(gold, [given], own["labels"])
+            difference = correctness(gold, [scored]) - correctness(gold, [given])
             row = [name, *(with_interval(found[key], found[f"{key}_interval"]) for key in ("accuracy", "macro_f1"))]
             by = with_interval(difference.mean(), bootstrap_interval(np.mean, difference), "+")
             yield [*row, "" if given is scored else by]
@@ -109,8 +122,7 @@ def hardware(provenance):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    help = "written by export_adapter.py; the files beside it are described, too"
-    parser.add_argument("--config", required=True, type=Path, help=help)
+    parser.add_argument("--config", required=True, type=Path, help="export_adapter.py's; files beside it are described")
     parser.add_argument("--adapter", required=True, type=Path, help="adapter.nemo, which it is from")
     parser.add_argument("--provenance", required=True, type=Path, help="the adapter's")
     parser.add_argument("--train", required=True, type=Path, help="JSON Lines: each training item once")
@@ -138,8 +150,8 @@ def main():
     base["origin"] = "a GGUF file" if "gguf" in model else "a directory"
     base["name"] = base["place"] if base["revision"] else of_base.get("name", name["model"])
     train, val = read_jsonl(args.train), read_jsonl(args.val)
-    most_common = Counter(row["output"] for row in train).most_common()
-    labels = dataset.get("labels") if is_own else [answer for answer, _ in most_common]
+    learnt = [answer for answer, _ in Counter(row["output"] for row in train).most_common()]
+    labels = dataset.get("labels") if is_own else learnt
     own, base_alone = (*map(read_json, args.metrics), None, None)[:2]
     settings, files = provenance["settings"], [file for file in directory.iterdir() if file.name[0] != "."]
     card = {
@@ -158,11 +170,10 @@ def main():
         "settings": {key: show(value) for key, value in sorted(settings.items())},
         "dropout": settings["adapter_dropout"] if not lora["lora_dropout"] else 0,
         "items": {"train": len(train), "val": len(val)},
-        "answers": labels
-        if is_own
-        else [answer for answer, _ in Counter(row["output"] for row in train).most_common()],
+        "answers": labels,
         "is_own": is_own,
-        "example": {"input": dataset["prompt"], "output": labels[0] if labels else "…"} if is_own else val[0],
+        "prompt": as_code(dataset["prompt"]) if is_own else f"prompt = {literal(val[0]['input'])}",
+        "answer": val[0]["output"] if not is_own else labels[0] if labels else "…",
         "tokens": special_tokens(directory),
         **{key: settings.get(key, False) for key in ("add_bos", "chat_template")},
         "dtype": DTYPES[str(settings["precision"])],
@@ -175,7 +186,6 @@ def main():
         "licence": of_base.get("licence"),
         "sums": {file.name: sha256(file) for file in sorted(files) if file.name != args.output.name}
         | {args.adapter.name: sha256(args.adapter)},
-        "literal": literal,
         "words": words,
         "percent": percent,
     }
