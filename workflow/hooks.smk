@@ -23,6 +23,8 @@ if workflow.is_main_process:
 else:
     stop.pass_sigterm_on()
 if not IS_MODULE:
+    for variable, cache in {"TRITON_CACHE_DIR": "triton", "MPLCONFIGDIR": "matplotlib"}.items():
+        os.environ.setdefault(variable, os.path.abspath(f".snakemake/cache/{cache}"))  # where ~ is full, or not there
     slurm.plan_as_submitted(workflow)
     of_clone("planning.speed").collect_less_garbage()
 

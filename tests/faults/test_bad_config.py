@@ -61,7 +61,7 @@ VALUES = {
     "runs: {lora: {train: {adapter_dropout: -.inf}}}": "runs.lora.train.adapter_dropout: -inf is not of type 'number'",
     "runs: {lora: {seeds: [4294967296]}}": "runs.lora.seeds: 4294967296 is greater than the maximum",
     "runs: {lora: {seeds: [-1]}}": "runs.lora.seeds: -1 is less than the minimum",
-    "runs: {lora-tp2: {train: {adapter_dim: 3}}}": "runs.lora-tp2.train.adapter_dim: 3 is no multiple",
+    "runs: {tutorial: {train: {adapter_dim: 3}}}": "runs.tutorial.train.adapter_dim: 3 is no multiple",
     "runs: {lora: {predict: {tokens_to_generate: 2047}}}": "runs.lora.predict.tokens_to_generate: 2047 leaves no room",
     "runs: {lora: {max_seq_length: 16, predict: {tokens_to_generate: 15}}}": "runs.lora.predict.tokens_to_generate: 15",
     "runs: {lora: {train: {nemo: [+=5]}}}": "runs.lora.train.nemo: +=5: write key=value",

@@ -13,7 +13,7 @@ from .conftest import FORM, is_sentence, plan
 
 DRAWS = int(os.environ.get("DRAWS", 100))
 SAID = []
-NAMES = ("base", "tutorial", "lora", "lora-tp2", "half", "best", "tiny", "trials", "mistral-7b", "pubmedqa", "d.csv")
+NAMES = ("base", "tutorial", "lora", "half-dp2", "half", "best", "tiny", "trials", "mistral-7b", "pubmedqa", "d.csv")
 WORDS = (
     "",
     " ",

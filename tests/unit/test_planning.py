@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT
 from snakemake.settings.types import DeploymentMethod
 
-from workflow.planning import Problem, container, machine, speed, start
+from workflow.planning import Problem, container, machine, places, speed, start
 from workflow.planning.config import Checks
 
 
@@ -78,7 +78,7 @@ def test_gpus_that_are_not_there(checks, torch, run, gpus, key, problem):
     with pytest.raises(Problem) as raised:
         machine.check_gpus(checks, *reversed(machine.devices(checks.config["runs"], run, False)), gpus)
     cluster, cpu = "run on a cluster (--profile)", "set accelerator: cpu, for a small model"
-    expected = problem.format(cluster=cluster, cpu=cpu, install="install one for CUDA, or set image:")
+    expected = problem.format(cluster=cluster, cpu=cpu, install="make install TORCH=cuda, or set image:")
     assert str(raised.value) == f"{key}: {expected}"
 
 
@@ -92,6 +92,7 @@ def test_gpus_that_are_there(checks, torch):
 
 def test_gpus_of_predictions_are_their_own(checks, torch):
     torch("cuda: Optional[str] = '12.8'\n")
+    checks.config |= {"models": {}}
     checks.config["runs"]["four"]["predict"] = {"devices": 1}
     rules = {name: name for name in ("train_lora", "predict", "verify_model", "predict_for_export")}
 
@@ -105,6 +106,30 @@ def test_gpus_of_predictions_are_their_own(checks, torch):
         check(rule)
     with pytest.raises(Problem, match="this machine has 1 GPUs"):
         check("train_lora")
+
+
+def test_room_for_models(tmp_path, monkeypatch):
+    """All that are converted and merged on one disk; of snapshots that are not here yet, the size is not known."""
+    monkeypatch.chdir(tmp_path)
+    for snapshot in "resources/hf/one", "two":
+        (tmp_path / snapshot).mkdir(parents=True)
+        (tmp_path / snapshot / "model.safetensors").write_bytes(b"0" * 3000)
+    (tmp_path / "resources/hf/one/manifest.json").write_text("{}")
+
+    def job(rule, model, output):
+        params = SimpleNamespace(snapshot=f"resources/hf/{model}")
+        return SimpleNamespace(rule=SimpleNamespace(name=rule), params=params, output=[output])
+
+    jobs = [job("peft_convert_model", name, f"results/base/{name}/x") for name in ("one", "two", "three")]
+    jobs += [job("merge_model", "one", "results/runs/lora/x"), SimpleNamespace(rule=SimpleNamespace(name="predict"))]
+    models = {"one": {"repo": "a/b"}, "two": {"snapshot": "two"}, "three": {"repo": "a/c"}}
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda _: SimpleNamespace(free=9000))
+    places.check_room(jobs, models)
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda _: SimpleNamespace(free=8000))
+    with pytest.raises(Problem) as problem:
+        places.check_room(jobs, models)
+    words = f"{tmp_path}: the models to convert and merge take 9.0 kB, but 8.0 kB are free on the file system /"
+    assert str(problem.value).startswith(words)
 
 
 @pytest.mark.parametrize(("name", "version"), [("nemo_24.03.sif", "24.03"), ("mine.sif", "25.02")])

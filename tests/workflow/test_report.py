@@ -14,7 +14,7 @@ from helpers import run_script, snakemake
 from playwright.sync_api import sync_playwright
 from sklearn.metrics import cohen_kappa_score
 
-RUNS = ["base", "base-tp2", "base-tp4", "base-dp2-tp2", "tutorial", "lora"]
+RUNS = ["base", "base-tp2", "base-dp2-tp2", "tutorial", "lora"]
 SECTIONS = ["Runs", "Comparisons", "Confusion matrices", "Learning curves", "Calibration", "Examples of errors"]
 SECTIONS += ["Prompt and settings", "Time and memory", "Provenance", "Limits", "Licences and citations"]
 HOSTILE = '<script>console.error("ran")</script><img src="https://example.org/x.png"> {{ 7 * 7 }} & "'

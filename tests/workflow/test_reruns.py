@@ -141,7 +141,7 @@ def test_new_fold(chain, changed):
 
 
 def test_removed_run(changed):
-    assert changed(lambda config: config["targets"].remove("base-tp4")) == TABLE
+    assert changed(lambda config: config["targets"].remove("base-tp2")) == TABLE
 
 
 def test_data_that_is_only_tested_on(copy):

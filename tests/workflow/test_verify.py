@@ -90,7 +90,7 @@ def largest_difference(output):
     return max(float(row[-1]) for row in rows)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["llama-1", "llama-3.1"])  # test_export.py compares answers of the others
 def test_converted_model_has_the_snapshots_logits(tmp_path, name):
     config, write_tokenizer, ranks = ARCHITECTURES[name]
     write_snapshot(tmp_path / "hf", config, write_tokenizer)

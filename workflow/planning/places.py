@@ -1,10 +1,12 @@
-"""Where files lie, `pathvars:`: what is refused of it, and directories that can't be written to."""
+"""Where files lie, `pathvars:`: what is refused of it; directories that can't be written to; full disks."""
 
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
+from ..scripts.common.ending import REMEDY, mount, size
 from . import Problem
 from .schema import hint
 
@@ -49,3 +51,26 @@ def check_writable(jobs):
         except OSError as error:
             problem = f"{directory}: can't be written: {there}: {error.strerror}"
             raise Problem(f"{problem}. Let pathvars in the configuration point elsewhere") from None
+
+
+def check_room(jobs, models):
+    """Raises Problem where a disk has less room than the models that jobs convert and merge. Counted are those whose
+    snapshots are on this machine. models: of the configuration."""
+    needed = {}  # {disk: [bytes, a directory there]}
+    for job in jobs:
+        if re.search("convert_model|merge_model", job.rule.name):  # also as a module's, peft_convert_model
+            snapshot = Path(job.params.snapshot)
+            if not (snapshot / "manifest.json").exists():
+                snapshot = Path(models[snapshot.name].get("snapshot", os.devnull))
+            there = nearest(os.path.dirname(job.output[0]))
+            needed.setdefault(os.stat(there).st_dev, [0, there])[0] += weights_of(snapshot)
+    for number, there in needed.values():
+        if number > (free := shutil.disk_usage(there).free):
+            problem = f"{there}: the models to convert and merge take {size(number)}"
+            disk = f"{size(free)} are free on the file system {mount(Path(there))}"
+            raise Problem(f"{problem}, but {disk}. {REMEDY}")
+
+
+def weights_of(snapshot):
+    """The bytes of its weights, which conversion and merging keep."""
+    return sum(file.stat().st_size for file in snapshot.glob("*.safetensors") if file.is_file())

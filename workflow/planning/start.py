@@ -14,6 +14,7 @@ def check_jobs(workflow, checks, rules, images, gpus):
     """
     jobs = list(workflow.dag.needrun_jobs())
     places.check_writable(jobs)
+    places.check_room(jobs, checks.config["models"])
     of_nemo = [job for job in jobs if job.rule.name in rules.values()]
     if of_nemo and (image := checks.config["image"]):
         container.check_image(checks, workflow.deployment_settings.deployment_method)
