@@ -42,13 +42,13 @@ install: .venv/installed
 
 demo: .venv/installed
 	@echo "The whole workflow on a CPU: SmolLM2-135M, a real model, learns to answer questions about simulated trial reports."
-	@echo "About 6 minutes on 2 cores, 4 GB of memory, 0.6 GB of disk. Nothing is downloaded. Below, a line for each job that"
-	@echo "starts, goes on or is done; the longest are train_lora and predict."
+	@echo "It takes about 6 minutes on 2 cores, 4 GB of memory and 0.6 GB of disk, and downloads nothing. A line appears when a"
+	@echo "job starts, makes progress or ends; train_lora and predict take longest."
 	@echo
 	snakemake --configfile config/demo.yaml --cores all all export
 	@echo
-	@echo "The table, in percent of the 200 test items. The reports are simulated and made to be learnable: a high accuracy of"
-	@echo "lora shows that training works, and says nothing about medical questions."
+	@echo "The table, in percent of the 200 test items. The reports are simulated and easy to learn: a high accuracy of lora"
+	@echo "shows that training works, and says nothing about medical questions."
 	@echo
 	@cat demo/logs/compare_runs.log
 	@echo "Report:  demo/results/report.html (open it in a browser)"
@@ -57,7 +57,7 @@ demo: .venv/installed
 	@echo
 	@echo "Next, ask the adapter a question; it should answer maybe:"
 	@printf '%s\n' '$(ASK)'
-	@echo "Then your own data: README.md, Your own data."
+	@echo 'Then try your own data: README.md, "Your own data".'
 
 test: .venv/installed lint
 	python -m pytest
