@@ -394,7 +394,7 @@ def test_mistake_is_explained(checked, mistake):
 
 
 def test_what_the_key_is_for_is_said(checked):
-    assert said(checked, "accelerator: tpu").endswith("['gpu', 'cpu']. What training and prediction run on.")
+    assert said(checked, "accelerator: tpu").endswith("['gpu', 'cpu']. Hardware for training and prediction.")
 
 
 def test_what_is_right_passes(checked, tmp_path):

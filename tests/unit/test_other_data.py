@@ -283,7 +283,7 @@ def test_report_of_five_labels(project):
     assert table.loc["base", "accuracy_per_token"] == 20  # no fracture's 2 of 10: -1.2 / 3 is more than -1 / 2
     assert "macro_f1_official" not in table and found["published"] is None
     assert len(found["runs"][0]["confusion"]) == 5
-    assert "<title>LoRA on notes: report</title>" in page and "accuracy per token goes" in page
+    assert "<title>LoRA on notes: report</title>" in page and "accuracy per token uses" in page
     assert "Report notes1: " in page and "old fracture" in page
     assert not re.findall(FORBIDDEN, page + printed + " ".join(table), re.IGNORECASE)
 
@@ -332,7 +332,7 @@ def test_one_table_of_all_kinds(project):
     assert table.macro_f1_official.notna().sum() == 1 and pubmedqa.accuracy_per_token.isna().all()
     assert {pair["dataset"] for pair in found["comparisons"]} == set(project.sources)
     assert "one of PubMedQA's annotators" in page and "LoRA on notes, 感想, answers, PubMedQA: report" in page
-    assert "no measure for others" in page and "Jin et al." in page and "published: 75.4%" in printed
+    assert "cannot be compared with results on others" in page and "Jin et al." in page and "published: 75.4%" in printed
     assert "Report notes1: " in page and "among the labels" in page
 
 

@@ -10,7 +10,7 @@ Out:  results/data/{dataset}/questions.jsonl
 
 
 rule read_questions:
-    """Writes the user's file as prompts, line by line: there may be more than memory holds, here and in the next steps."""
+    """Writes prompts from the user's file of questions, line by line. They may be larger than memory."""
     output:
         ensure("<results>/data/{dataset}/questions.jsonl", non_empty=True),
     log:
@@ -48,7 +48,7 @@ use rule predict as predict_questions with:
 
 
 rule write_answers:
-    """Writes the table of answers, of one model or, where no one is named, of all of the run together."""
+    """Writes the table of answers, of one model or of all models of the run together."""
     input:
         predictions=questions.predictions(),
     output:

@@ -9,7 +9,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo and its .provenance.
 
 
 rule choose_run:
-    """Takes the adapter of the candidate with the lowest validation loss, the mean over folds and seeds."""
+    """Takes the adapter of the candidate with the lowest validation loss, averaged over folds and seeds."""
     input:
         adapters=of_candidates("adapter.nemo"),
         provenance=of_candidates("adapter.provenance.json"),
@@ -32,7 +32,7 @@ rule choose_run:
 
 
 rule import_adapter:
-    """Converts an adapter from elsewhere to NeMo's format. Its weights are not rounded; more than LoRA is refused."""
+    """Converts an adapter trained elsewhere to NeMo's format. Weights are not rounded; only LoRA is accepted."""
     input:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         snapshot=of_run("<resources>/hf/{model}/manifest.json"),

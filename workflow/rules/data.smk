@@ -29,7 +29,7 @@ rule download_pubmedqa:
 
 
 rule simulate_trials:
-    """Makes up trial reports in PubMedQA's format, with the seed `simulate`."""
+    """Simulates trial reports in PubMedQA's format, with the seed `simulate`."""
     output:
         "<resources>/data/{dataset}/ori_pqal.json",
         "<resources>/data/{dataset}/test_ground_truth.json",
@@ -49,7 +49,7 @@ rule simulate_trials:
 
 
 rule read_items:
-    """Reads one of your files as items. No prompt may be both in training and in validation or test."""
+    """Reads items from one of your files. A prompt of training must not be in validation or test, too."""
     output:
         ensure("<results>/data/{dataset}/items/{split}.json", non_empty=True),
     log:

@@ -7,7 +7,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/{metrics,provenance}.json
 
 
 rule evaluate:
-    """Compares one model's predictions with the gold answers, paired by id."""
+    """Scores one model's predictions against the gold answers, paired by id."""
     input:
         predictions="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl",
         predict_provenance="<results>/runs/{run}/fold{fold}/seed{seed}/predictions.provenance.json",
@@ -37,7 +37,7 @@ rule evaluate:
 
 
 rule compare_runs:
-    """Writes the table of the runs under `targets:`, with every comparison between them."""
+    """Writes the table of the runs under `targets:`, with all comparisons between them."""
     input:
         metrics=of_targets("metrics.json"),
     output:

@@ -39,7 +39,7 @@ rule export_adapter:
 
 
 rule merge_model:
-    """Merges the adapter into the base's weights, a Hugging Face snapshot as the base is."""
+    """Merges the adapter into the base model's weights, as a Hugging Face snapshot."""
     input:
         snapshot=of_run("<resources>/hf/{model}/manifest.json"),
         config="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",

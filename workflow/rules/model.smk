@@ -8,7 +8,7 @@ Out:  resources/hf/{model}/manifest.json, written last beside the snapshot's fil
 
 
 rule download_model:
-    """Gets the files of a model, or of an adapter on the Hub, and checks them. Those of `snapshot` become links."""
+    """Gets the files of a model, or of an adapter on the Hub, and checks them. Files of `snapshot` are linked."""
     output:
         "<resources>/hf/{model}/manifest.json",
     log:
@@ -29,7 +29,7 @@ rule download_model:
 
 
 rule dequantize_gguf:
-    """Makes a snapshot in bf16 from `gguf`, a GGUF file or the one in an installed Python package."""
+    """Makes a snapshot in bf16 from `gguf`, a GGUF file or one in an installed Python package."""
     output:
         "<resources>/hf/{model}/manifest.json",
     log:
@@ -49,7 +49,7 @@ rule dequantize_gguf:
 
 
 rule extract_chat_template:
-    """Writes the model's chat template to a file of its own, for runs with `chat_template:`. Refuses a model without."""
+    """Writes the model's chat template to a file, for runs with `chat_template:`. A model without one is refused."""
     input:
         manifest="<resources>/hf/{model}/manifest.json",
     output:

@@ -7,7 +7,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/predictions.jsonl and its .proven
 
 
 rule predict:
-    """Answers each test item: its text and, of a closed set, the labels' log-probabilities."""
+    """Predicts each test item: a text and, if there are labels, their log-probabilities."""
     input:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter=of_trained("<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo"),
@@ -50,7 +50,7 @@ rule predict:
 
 
 use rule predict as predict_for_export with:
-    """Answers validation items in fp32, for verify_export."""
+    """Predicts validation items in fp32, for verify_export."""
     input:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/adapter.nemo",

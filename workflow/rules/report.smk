@@ -10,7 +10,7 @@ report: "../report/workflow.rst"
 
 
 rule write_report:
-    """Writes the report: table, pictures, errors, settings, costs and provenance of the runs under `targets:`."""
+    """Writes the report: table, figures, errors, settings, costs and provenance of the runs under `targets:`."""
     input:
         table="<results>/accuracy.tsv",
         json="<results>/accuracy.json",
@@ -36,7 +36,7 @@ rule write_report:
 
 
 rule write_model_card:
-    """Writes the adapter's model card for the Hugging Face Hub, with results where the table has them."""
+    """Writes the adapter's model card for the Hugging Face Hub, with results if the table has them."""
     input:
         config="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
         weights="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_model.safetensors",

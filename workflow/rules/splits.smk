@@ -7,7 +7,7 @@ Out:  results/data/{dataset}/items/{test,fold0/train,fold0/val,…}.json
 
 
 rule split_folds:
-    """Splits the items as PubMedQA does: 500 to test on, and ten folds of 450 to train and 50 to validate with."""
+    """Splits the items as PubMedQA does: 500 for testing, and ten folds of 450 for training and 50 for validation."""
     input:
         ori_pqal="<resources>/data/{dataset}/ori_pqal.json",
         ground_truth="<resources>/data/{dataset}/test_ground_truth.json",
@@ -30,7 +30,7 @@ rule split_folds:
 
 
 rule split_items:
-    """Splits the items of your file: a fifth to test on, and ten folds of the rest, drawn by `seed`."""
+    """Splits the items of your file: a fifth for testing, and ten folds of the rest, drawn by `seed`."""
     output:
         expand("<results>/data/{{dataset}}/items/fold{fold}/{split}.json", fold=range(10), split=["train", "val"]),
         test="<results>/data/{dataset}/items/test.json",
@@ -52,7 +52,7 @@ rule split_items:
 
 
 rule write_jsonl:
-    """Writes prompts and answers. Of test items a stratified `sample` by `seed`; in train-maybe{n} maybe n times."""
+    """Writes prompts and answers. Test items can be a stratified `sample`; train-maybe{n} has each maybe n times."""
     input:
         json=lambda w: f"<results>/data/{w.dataset}/items/{w.split.partition('-')[0]}.json",
     output:

@@ -8,7 +8,7 @@ Out:  results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo and its .provenance.
 
 
 rule train_lora:
-    """Trains the adapter of one fold and seed, with the settings under `train:`. Edited code alone trains nothing."""
+    """Trains the adapter of one fold and seed, with the settings under `train:`. Editing its code trains nothing."""
     input:
         base=of_run("<results>/base/{model}/model_config.yaml"),
         train=train_jsonl(),

@@ -8,7 +8,7 @@ Out:  results/base/{model}.verification.tsv, the logits of both on a few prompts
 
 
 rule verify_model:
-    """Compares the logits of snapshot and converted model on a few prompts. Fails where they differ."""
+    """Compares the logits of snapshot and converted model on a few prompts. Fails if they differ."""
     input:
         snapshot="<resources>/hf/{model}/manifest.json",
         base="<results>/base/{model}/model_config.yaml",
@@ -38,7 +38,7 @@ rule verify_model:
 
 
 rule verify_export:
-    """Compares answers of transformers, with the adapter or the merged model, with NeMo's. Fails where they differ."""
+    """Compares answers of transformers, with the adapter or the merged model, with NeMo's. Fails if they differ."""
     input:
         snapshot=of_run("<resources>/hf/{model}/manifest.json"),
         adapter="<results>/runs/{run}/fold{fold}/seed{seed}/peft/adapter_config.json",
