@@ -168,14 +168,14 @@ def test_what_is_not_there_yet_is_seen_by_the_directory_above(here):
 def test_what_cannot_be_bound(here):
     nowhere = "/peft-that-is-nowhere/results"
     for path, words in {
-        nowhere: f"{nowhere}: can't be shown to the container, as it is not there: make the directory",
-        f"/opt{nowhere}": "as it is not there: make the directory",  # all of /opt would hide the image's
+        nowhere: f"{nowhere}: can't be shown to the container, as it does not exist: create the directory",
+        f"/opt{nowhere}": "as it does not exist: create the directory",  # all of /opt would hide the image's
         link(here / "results", "/peft-gone"): "results: is a link to /peft-gone, which is not there",
         link(here / "loop", "loop"): "loop: is a link to loop, which is not there",
         touch(here.parent / "a,b/x").parent: "a,b: can't be shown to the container, as",
-        touch(here.parent / "a:b/x").parent: "holds :: name the directory anew",
-        touch(here.parent / "it's/x").parent: "holds ': name the directory anew",
-        link(here.parent / "innocent", here.parent / "a,b"): "holds ,: name the directory anew",
+        touch(here.parent / "a:b/x").parent: "contains ':': rename the directory",
+        touch(here.parent / "it's/x").parent: 'contains "\'": rename the directory',
+        link(here.parent / "innocent", here.parent / "a,b"): "contains ',': rename the directory",
     }.items():
         with pytest.raises(Problem) as problem:
             container.binds([path], here)
@@ -215,7 +215,7 @@ def test_links_deep_in_results(here):
 
 
 def test_image_whose_name_the_shell_would_take_apart(here):
-    with pytest.raises(Problem, match=r"my image\.sif: the image's path holds a space"):
+    with pytest.raises(Problem, match=r"my image\.sif: the image's path contains a space"):
         container.bind(settings_with(), {"image": "my image.sif", "models": {}}, here, place)
 
 

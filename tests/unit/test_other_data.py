@@ -332,7 +332,9 @@ def test_one_table_of_all_kinds(project):
     assert table.macro_f1_official.notna().sum() == 1 and pubmedqa.accuracy_per_token.isna().all()
     assert {pair["dataset"] for pair in found["comparisons"]} == set(project.sources)
     assert "one of PubMedQA's annotators" in page and "LoRA on notes, 感想, answers, PubMedQA: report" in page
-    assert "cannot be compared with results on others" in page and "Jin et al." in page and "published: 75.4%" in printed
+    assert (
+        "cannot be compared with results on others" in page and "Jin et al." in page and "published: 75.4%" in printed
+    )
     assert "Report notes1: " in page and "among the labels" in page
 
 

@@ -118,7 +118,9 @@ def test_the_head_answers_what_one_asks_first(chain, visit):
     adapters = [f"results/runs/{run}/fold0/seed0/adapter.nemo" for run in ("tutorial", "lora")]
     assert [line.split(": ")[1] for line in where.split("\n\n")] == adapters
     assert all((chain / adapter).exists() for adapter in adapters)
-    assert "results/runs/tutorial/fold0/seed0/peft" in use and f": {', '.join(RUNS)}. A call with other targets" in which
+    assert (
+        "results/runs/tutorial/fold0/seed0/peft" in use and f": {', '.join(RUNS)}. A call with other targets" in which
+    )
 
 
 def test_japanese(chain, tmp_path, visit):
@@ -145,7 +147,9 @@ def test_curve_is_in_the_provenance(chain):
 def test_losses_of_an_older_version_are_named(chain, tmp_path, visit):
     """And have no accuracies. Of what was shortened, how many are told where the data set has `truncate`."""
     before = (chain / "results/report.html").read_text()
-    assert "This does not apply to" not in before and "shortened" not in before and "The validation accuracy is" in before
+    assert (
+        "This does not apply to" not in before and "shortened" not in before and "The validation accuracy is" in before
+    )
     shutil.copytree(chain / "results/runs", tmp_path / "runs", ignore=shutil.ignore_patterns("training", "*.nemo"))
     provenance = tmp_path / "runs/lora/fold0/seed0/provenance.json"
     steps = read_json(provenance)

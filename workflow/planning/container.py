@@ -52,7 +52,7 @@ def bind(settings, config, clone, place):
     here = os.getcwd()
     check_path(here, here, ":'\"\\\n")
     if re.search(r"[\s\"'$&;|<>()*?`\\]", config["image"]):
-        raise Problem(f"{config['image']}: the image's path holds a space or a character of the shell's: name it anew")
+        raise Problem(f"{config['image']}: the image's path contains a space or a shell character: rename it")
     directories = [place(f"<{name}>") for name in ("results", "resources", "logs")]
     paths = [clone, *directories, *files_of_snapshots(config["models"].values())]
     paths += itertools.chain.from_iterable(links_below(directory) for directory in directories[:2])
@@ -92,7 +92,7 @@ def binds(paths, here):
         while not is_in(there := seen(Path(here, path), bound), bound):
             directory = next(place for place in (there, *there.parents) if place.is_dir())
             if not there.exists() and directory.parent == Path(directory.root):  # would hide all of the image's /opt
-                raise Problem(f"{path}: can't be shown to the container, as it is not there: make the directory")
+                raise Problem(f"{path}: can't be shown to the container, as it does not exist: create the directory")
             check_path(path, directory)
             bound.append(directory)
     return [f"--bind '{place.resolve()}:{place}'" for place in sorted(bound[1:])]
@@ -100,8 +100,8 @@ def binds(paths, here):
 
 def check_path(path, directory, separators=",:'\"\\\n"):
     if found := set(separators) & set(f"{directory}{Path(directory).resolve()}"):
-        why = f"{directory} holds {' and '.join(sorted(found))}"
-        raise Problem(f"{path}: can't be shown to the container, as {why}: name the directory anew")
+        why = f"{directory} contains {' and '.join(map(repr, sorted(found)))}"
+        raise Problem(f"{path}: can't be shown to the container, as {why}: rename the directory")
 
 
 def is_in(path, directories):

@@ -57,7 +57,9 @@ def show_all(table, comparisons, published):
     dataset = {"dataset"} if table["dataset"].nunique() > 1 else set()
     show(table[[key for key in table if key in PRINTED | dataset]])
     if comparisons:
-        print("Differences on the same items, run minus other, with 95 % intervals; p_holm is p with Holm's correction:")
+        print(
+            "Differences on the same items, run minus other, with 95 % intervals; p_holm is p with Holm's correction:"
+        )
         pairs = pd.DataFrame(comparisons)
         pairs["difference"] = pairs["difference"].map("{:+.1%}".format)
         pairs[["low", "high"]] = [[f"{end:+.1%}" for end in ends] for ends in pairs["interval"]]
