@@ -36,8 +36,8 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "runs: {lora: {train: {max_steps: 0}}}": "runs.lora.train.max_steps: 0 is less than the minimum of 1",
     "runs: {lora: {train: {repeat_maybe: 1}}}": "runs.lora.train.repeat_maybe: 1 is less than the minimum of 2",
     "runs: {base: {repeat_maybe: 2}}": (
-        "runs.base.repeat_maybe: no such key; there are model, dataset, label, folds, seeds, devices, "
-        "tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, add_bos, chat_template, train, "
+        "runs.base.repeat_maybe: no such key; there are model, dataset, label, folds, seeds, nodes, "
+        "devices, tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, add_bos, chat_template, train, "
         "choose, adapter, predict"
     ),
     "runs: {lora: {folds: [0, 10]}}": "runs.lora.folds: 10 is greater than the maximum of 9",
@@ -106,7 +106,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
             "model.data.train_ds.add_eos=false": (
                 "model.data.train_ds.add_eos stays as it is: prediction would go on without it"
             ),
-            "trainer.num_nodes=2": "trainer.num_nodes stays as it is: a training runs on one node",
+            "trainer.num_nodes=2": "trainer.num_nodes stays as it is: write nodes: in the run",
             "+=5": "+=5: write key=value, as model.optim.weight_decay=0.1",
             "+model.seed.x=5": "model.seed.x: train_lora.yaml has a value, no section, above it",
             "model.optim.betas=[1": "model.optim.betas=[1: the value is no YAML; quote it",

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from ..scripts.model_formats import config_json
-from . import Problem, adapters, datasets, models, places, prompts, questions, warm_start
+from . import Problem, adapters, datasets, models, nodes, places, prompts, questions, warm_start
 from .defaults import share, without_nulls
 from .machine import shapes
 from .nemo_keys import has
@@ -106,10 +106,12 @@ class Checks:
             self.refuse([*path, others[-1]], f"stands beside {first}:; a run has one of them")
         datasets.check_run(self, name, run)
         questions.check_run(self, name)
-        devices, tp = run["devices"], run["tensor_model_parallel_size"]
-        for place, ranks, number in shapes(name, run):
-            if number % ranks:
-                self.refuse(place, f"{ranks} does not divide the {number} devices")
+        devices, tp = run.get("nodes", 1) * run["devices"], run["tensor_model_parallel_size"]
+        for place, ranks, number, of_each in shapes(name, run):
+            if number * of_each % ranks:
+                self.refuse(place, f"{ranks} does not divide the {number * of_each} devices")
+            if number > 1:
+                nodes.check(self, place, ranks, number, of_each)
             if (rank := run.get("train", {}).get("adapter_dim", 0)) % ranks:
                 problem = f"{rank} is no multiple of tensor_model_parallel_size {ranks}, which share it out"
                 self.refuse([*path, "train", "adapter_dim"], problem)
@@ -142,7 +144,7 @@ class Checks:
         except ValueError as error:
             self.refuse(["models", run["model"]], f"{file}: {error}")
         counts = {key: heads.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
-        for path, tp, _ in shapes(name, run):
+        for path, tp, *_ in shapes(name, run):
             for key, count in counts.items():
                 if isinstance(count, int) and count % tp:
                     self.refuse(path, f"{tp} does not divide the {count} {key} of {run['model']} ({file})")
@@ -158,5 +160,6 @@ class Checks:
                 self.refuse(path, problem)
             other = self.config["runs"][candidate]
             for key in run | other:
-                if key not in ("choose", "train", "predict") and run.get(key) != other.get(key):
+                unset = 1 if key == "nodes" else None
+                if key not in ("choose", "train", "predict") and run.get(key, unset) != other.get(key, unset):
                     self.refuse(path, f"{candidate} and {name} differ in {key}, in which they must agree")

@@ -26,9 +26,10 @@ def torch_is_built_for_cpus():
 
 
 def shapes(name, run):
-    """(key of the ranks that share a model, their number, number of devices) of the run, and of its prediction."""
+    """(key of the ranks that share a model, their number, nodes, devices of each) of the run, and of its prediction."""
     for path, shape in (["runs", name], run), (["runs", name, "predict"], run | run["predict"]):
-        yield [*path, "tensor_model_parallel_size"], shape["tensor_model_parallel_size"], shape["devices"]
+        ranks, nodes = shape["tensor_model_parallel_size"], shape.get("nodes", 1)
+        yield [*path, "tensor_model_parallel_size"], ranks, nodes, shape["devices"]
 
 
 def devices(runs, run, predicts):

@@ -23,7 +23,7 @@ KEPT = (
     ("exp_manager.create_early_stopping_callback", "it would publish an unfinished adapter; lower max_steps"),
     ("trainer.enable_checkpointing", "exp_manager makes the checkpoints"),
     ("trainer.use_distributed_sampler", "the workflow shares out the items"),
-    ("trainer.num_nodes", "a training runs on one node"),
+    ("trainer.num_nodes", "write nodes: in the run"),
     ("trainer.max_epochs", "max_steps says how long to train"),
     ("trainer.limit_train_batches", "max_steps says how long to train"),
     ("trainer.limit_val_batches", "each validation item counts"),

@@ -8,8 +8,6 @@ import json
 import re
 import shlex
 
-from snakemake.settings.types import DeploymentMethod
-
 from ..scripts.common import code
 from . import prompts
 from .adapters import fetched
@@ -19,8 +17,20 @@ from .machine import commit_of
 from .speed import quickly
 from .table import ADAPTED
 
-APPTAINER = DeploymentMethod.APPTAINER
-SHARED = ("devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length", *prompts.KEYS)
+SHARED = (
+    "nodes",
+    "devices",
+    "tensor_model_parallel_size",
+    "precision",
+    "megatron_amp_O2",
+    "max_seq_length",
+    *prompts.KEYS,
+)
+
+
+def without_one_node(settings):
+    """A run on one node has the settings that it had before there were several."""
+    return {key: value for key, value in settings.items() if (key, value) != ("nodes", 1)}
 
 
 class Unrecorded:
@@ -96,38 +106,6 @@ class Parameters:
 
         return quickly(of_job)
 
-    def devices(self, wildcards, group=None):
-        return int(self.of_run("{devices}", group)(wildcards))
-
-    def devices_of_model(self, wildcards):
-        """As many as the model's runs share it out to, so that fp32 has room."""
-        runs = [run for run in self.config["runs"].values() if run["model"] == wildcards.model]
-        return max([run["tensor_model_parallel_size"] for run in runs], default=1)
-
-    def gpus(self, devices):
-        """GPUs of this machine that a job takes; on a cluster it asks for them by the profile. devices: a function of
-        wildcards."""
-
-        def of_job(wildcards):
-            return devices(wildcards) if self.config["accelerator"] == "gpu" and self.workflow.local_exec else 0
-
-        return quickly(of_job)
-
-    def on_gpus(self, devices):
-        """What stands before a command that needs an image or GPUs: it gives it its own, and ends it as it should."""
-        image = self.config["image"]
-        refuse = f"echo {shlex.quote(f'image: {image} is only used with --sdm apptainer')} >&2; exit 1;"
-        tools = self.scripts.parent / "tools"
-        deal, stop = (f"python3 {shlex.quote(str(tools / name))}" for name in ("deal_gpus.py", "stop_after_step.py"))
-
-        def of_job(wildcards):
-            if image and APPTAINER not in self.workflow.deployment_settings.deployment_method:
-                return Unrecorded(refuse)
-            on_gpu = self.config["accelerator"] == "gpu"
-            return Unrecorded(f"{deal} --devices {devices(wildcards)} {stop}" if on_gpu else stop)
-
-        return quickly(of_job)
-
     def language(self):
         """The report's, where the configuration names one."""
         return f"--language {self.config['language']}" if "language" in self.config else Unrecorded("")
@@ -176,7 +154,7 @@ class Parameters:
         def of_job(wildcards):
             run = self.config["runs"][wildcards.run]
             shared = {key: run[key] for key in SHARED if key in run}
-            return Unrecorded(json.dumps(shared | run[group] | fixed, sort_keys=True))
+            return Unrecorded(json.dumps(without_one_node(shared | run[group] | fixed), sort_keys=True))
 
         return quickly(of_job)
 
@@ -186,7 +164,8 @@ class Parameters:
         def of_job(wildcards):
             run = self.config["runs"][wildcards.run]
             own = without_defaults({key: run[key] for key in SHARED if key in run}, self.schema["run"]["properties"])
-            return json.dumps(own | without_defaults(run[group], self.schema[group]["properties"]), sort_keys=True)
+            own |= without_defaults(run[group], self.schema[group]["properties"])
+            return json.dumps(without_one_node(own), sort_keys=True)
 
         return quickly(of_job)
 

@@ -3,7 +3,7 @@
 import shutil
 import sys
 
-from . import Problem, container, machine, places, slurm
+from . import Problem, container, machine, nodes, places, slurm
 
 
 def check_jobs(workflow, checks, rules, images, gpus):
@@ -19,6 +19,7 @@ def check_jobs(workflow, checks, rules, images, gpus):
     if of_nemo and (image := checks.config["image"]):
         container.check_image(checks, workflow.deployment_settings.deployment_method)
         container.keep_checksum(image, images)
+    nodes.check_jobs(of_nemo, workflow.executor_settings)
     if of_nemo and checks.config["accelerator"] == "gpu" and workflow.local_exec:
         asked = {(job.wildcards.run, job.rule.name) for job in of_nemo if job.rule.name != rules["verify_model"]}
         shapes = [machine.devices(checks.config["runs"], run, rule != rules["train_lora"]) for run, rule in asked]

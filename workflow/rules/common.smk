@@ -1,7 +1,5 @@
 """What the rules share: the wildcards' forms, and how a rule reads the configuration, in workflow/planning."""
 
-import functools
-
 # The steps that an edit of their code alone does not repeat: they take long, or their result is checked by its sha256.
 # `snakemake -n` says so where it was edited since (hooks.smk). An edit of any other step's code repeats that step.
 NOT_REPEATED = ("download_model", "convert_model", "train_lora")
@@ -9,7 +7,7 @@ NOT_REPEATED = ("download_model", "convert_model", "train_lora")
 parameters = of_clone("planning.parameters").Parameters(
     workflow, config, SCHEMA, WORKFLOW / "scripts", NOT_REPEATED, place("<resources>/images")
 )
-script, code, origin, on_gpus = parameters.script, parameters.code, parameters.origin, parameters.on_gpus
+script, code, origin = parameters.script, parameters.code, parameters.origin
 flags, state_of, having = parameters.flags, parameters.state_of, parameters.having
 of_run, of_trained, of_candidates = parameters.of_run, parameters.of_trained, parameters.of_candidates
 settings, own_settings = parameters.settings, parameters.own_settings
@@ -18,8 +16,7 @@ sources_of_run = parameters.sources_of_run
 table = of_clone("planning.table").Table(config)
 of_targets, of_table = table.of_targets, table.of_table
 names_of_targets, sources = table.names_of_targets, table.sources
-devices, devices_of_model, gpus = parameters.devices, parameters.devices_of_model, parameters.gpus
-devices_to_predict = functools.partial(devices, group="predict")
+nodes = of_clone("planning.nodes").Nodes(workflow, config, WORKFLOW / "tools")
 adapters = of_clone("planning.adapters").Adapters(config)
 data_sets = of_clone("planning.datasets").DataSets(config)
 task = data_sets.task

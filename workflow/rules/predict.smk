@@ -21,15 +21,17 @@ rule predict:
     benchmark:
         "<benchmarks>/predict/{run}/fold{fold}-seed{seed}.tsv"
     container:
-        config["image"]
-    threads: lambda wildcards: 4 * devices_to_predict(wildcards)
+        nodes.image(nodes.shape("predict"))
+    threads: nodes.threads(nodes.shape("predict"))
     resources:
-        gpus=gpus(devices_to_predict),
+        gpus=nodes.gpus(nodes.shape("predict")),
+        nodes=nodes.number(nodes.shape("predict")),
     params:
         script=script("predict"),
         code=code("predict"),
         origin=origin,
-        on_gpus=on_gpus(devices_to_predict),
+        on_gpus=nodes.on_gpus(nodes.shape("predict")),
+        nodes=nodes.unrecorded(nodes.shape("predict")),
         accelerator=config["accelerator"],
         devices=of_run("{devices}", "predict"),
         base=subpath(input.base, parent=True),

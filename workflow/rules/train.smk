@@ -25,16 +25,18 @@ rule train_lora:
     wildcard_constraints:
         run=having("runs", "train"),
     container:
-        config["image"]
-    threads: lambda wildcards: 4 * devices(wildcards)
+        nodes.image(nodes.shape())
+    threads: nodes.threads(nodes.shape())
     resources:
         runtime="2d",  # training stops in time, with a checkpoint from which the next attempt goes on
-        gpus=gpus(devices),
+        gpus=nodes.gpus(nodes.shape()),
+        nodes=nodes.number(nodes.shape()),
     params:
         script=script("train_lora"),
         code=code("train_lora"),
         origin=origin,
-        on_gpus=on_gpus(devices),
+        on_gpus=nodes.on_gpus(nodes.shape()),
+        nodes=nodes.unrecorded(nodes.shape()),
         accelerator=config["accelerator"],
         devices=of_run("{devices}"),
         base=subpath(input.base, parent=True),

@@ -17,16 +17,18 @@ rule verify_model:
     log:
         "<logs>/verify_model/{model}.log",
     container:
-        config["image"]
-    threads: lambda wildcards: 4 * devices_of_model(wildcards)
+        nodes.image(nodes.shape_of_model)
+    threads: nodes.threads(nodes.shape_of_model)
     resources:
-        gpus=gpus(devices_of_model),
+        gpus=nodes.gpus(nodes.shape_of_model),
+        nodes=nodes.number(nodes.shape_of_model),
     params:
         script=script("verify_model"),
         code=code("verify_model"),
         accelerator=config["accelerator"],
-        devices=devices_of_model,
-        on_gpus=on_gpus(devices_of_model),
+        devices=nodes.devices(nodes.shape_of_model),
+        on_gpus=nodes.on_gpus(nodes.shape_of_model),
+        nodes=nodes.unrecorded(nodes.shape_of_model),
         snapshot=subpath(input.snapshot, parent=True),
         base=subpath(input.base, parent=True),
     shell:

@@ -158,7 +158,8 @@ def main():
     paths["adapter"] = str(args.adapter.resolve()) if args.adapter else None
     config = load_config("predict.yaml", {**args.settings, "accelerator": args.accelerator, **paths})
     # NeMo counts batches over all copies of the model; predict() makes its own, each one micro batch to NeMo
-    config.model.global_batch_size = config.settings.devices // config.settings.tensor_model_parallel_size
+    ranks = config.trainer.num_nodes * config.settings.devices
+    config.model.global_batch_size = ranks // config.settings.tensor_model_parallel_size
     describe_machine("predict", args.accelerator, args.settings)
     refuse_tensor_parallelism(args.base, config.settings.tensor_model_parallel_size)
     inputs = {"base": args.base / "model_config.yaml", "adapter": args.adapter, "test": args.test}
@@ -175,20 +176,20 @@ def main():
         prepare(args.work_dir, 1, mark)
         batch_dir.mkdir(exist_ok=True)
         write_jsonl(first_item, islice(rows_of(args.test), 1))
+        return [int(file.stem) for file in batch_dir.glob("*.json")]
 
-    on_first_rank(prepare_work_dir, args.work_dir / "state/ready")
-    # before the model loads, for which all ranks wait: so each finds the same here
-    known = {int(file.stem) for file in batch_dir.glob("*.json")}
+    known = set(on_first_rank(prepare_work_dir, args.work_dir / "state/ready"))
     if known and os.environ["RANK"] == "0":
         say("predict", f"continues after {len(known)} batches")
     prepare_nemo(args.accelerator, args.base)
-    facts = predict(config, args.test, args.chat_template, args.labels, batch_dir, known)
+    facts = predict(config, args.test, args.chat_template, args.labels, batch_dir, known) | setup.describe_nodes()
     if os.environ["RANK"] == "0":
         batch_size = args.settings["batch_size"]
         write_jsonl(args.output, predictions(args.test, batch_size, batch_dir, scored=bool(args.labels)))
         record(args.output, args.settings, inputs, **facts)
         shutil.rmtree(args.work_dir)
-        shutil.rmtree(index_dir)
+    if os.environ["LOCAL_RANK"] == "0":
+        shutil.rmtree(index_dir, ignore_errors=True)  # of each node, which may be one directory after all
     end_distributed()
 
 

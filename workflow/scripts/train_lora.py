@@ -95,14 +95,18 @@ def train(config, start, chat_template, end):
     trainer.fit(model)
     adapter = directory / f"checkpoints/{config.name}.nemo"
     trainer.strategy.barrier()
-    if not adapter.exists():  # the last step's checkpoint had been written, but the adapter had not
+    if not trainer.strategy.broadcast(
+        adapter.exists()
+    ):  # the last step's checkpoint had been written, but the adapter had not
         refuse_unfinished(trainer)
         trainer.checkpoint_callback.on_train_end(trainer, model)
+    nodes = setup.describe_nodes()
     return adapter, shown and {
         "validation_loss": float(trainer.checkpoint_callback.best_model_score),  # the adapter's, the lowest
         "seconds_per_step": round(statistics.median(shown.seconds), 3) if shown.seconds else None,
         "curve": [{"step": step, **values} for step, values in sorted(shown.curve.items())],
         **({"shortened": shortened} if any(shortened.values()) else {}),
+        **nodes,
     }
 
 
@@ -160,16 +164,18 @@ def main():
         hold(args.work_dir.with_name(f"{args.work_dir.name}.lock"), partial(say, "train_lora"))
         training.find(args.anew)
         if training.is_finished():
-            return say("train_lora", f"takes over the finished training in {training.directory}, {training.made()}")
+            say("train_lora", f"takes over the finished training in {training.directory}, {training.made()}")
+            return True
         step = prepare(training.directory, tensor_parallel, training.mark)
         say("train_lora", f"continues after step {step}" if step else "starts")
         attempt = {"started": START.isoformat(timespec="seconds"), "host": socket.gethostname(), "after_step": step}
         with open(attempts, "a") as file:
             file.write(json.dumps(attempt) + "\n")
+        return False
 
-    on_first_rank(prepare_work_dir, training.directory / "state/ready")
+    is_finished = on_first_rank(prepare_work_dir, training.directory / "state/ready")
     first = os.environ["RANK"] == "0"
-    if not training.is_finished():
+    if not is_finished:
         prepare_nemo(args.accelerator, args.base)
         end = START.timestamp() + 60 * (args.time_limit - START_UP)
         adapter, facts = train(config, args.start_from, args.chat_template, end)

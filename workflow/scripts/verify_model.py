@@ -58,7 +58,8 @@ def load_nemo(base, accelerator, ranks):
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_model import MegatronGPTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronTrainerBuilder
 
-    trainer = {"devices": ranks, "accelerator": accelerator, "num_nodes": 1, "precision": 32, "logger": False}
+    nodes, devices = int(os.environ["GROUP_WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    trainer = {"devices": devices, "accelerator": accelerator, "num_nodes": nodes, "precision": 32, "logger": False}
     config = {"trainer": {**trainer, "enable_checkpointing": False}, "model": {"gradient_as_bucket_view": False}}
     trainer = MegatronTrainerBuilder(OmegaConf.create(config)).create_trainer()
     config = MegatronGPTModel.restore_from(base, trainer=trainer, return_config=True)
@@ -111,7 +112,8 @@ def main():
     args = parser.parse_args()
 
     ranks = int(os.environ["WORLD_SIZE"])
-    settings = {"devices": ranks, "tensor_model_parallel_size": ranks, "precision": 32}
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    settings = {"devices": devices, "tensor_model_parallel_size": ranks, "precision": 32}
     describe_machine("verify_model", args.accelerator, settings)
     if os.environ["RANK"] == "0":
         refuse_damaged(args.base, contents=True)

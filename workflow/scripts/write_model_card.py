@@ -117,7 +117,8 @@ def front_matter(base, data, licence, name, metrics):
 
 def hardware(provenance):
     gpus = ", ".join(sorted(set(provenance.get("gpus", []))))
-    return f"{provenance['settings']['devices']} × {gpus}" if gpus else "a CPU"
+    settings = provenance["settings"]
+    return f"{settings.get('nodes', 1) * settings['devices']} × {gpus}" if gpus else "a CPU"
 
 
 def main():

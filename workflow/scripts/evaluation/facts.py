@@ -51,7 +51,8 @@ def costs(runs):
             if not steps:
                 continue
             gpus = sorted({gpu for step in steps for gpu in step.get("gpus", [])})
-            devices = steps[0]["settings"].get("devices", 1)
+            settings = steps[0]["settings"]
+            devices = settings.get("nodes", 1) * settings.get("devices", 1)
             seconds = sum(step["seconds"] for step in steps)
             yield {
                 "run": run,

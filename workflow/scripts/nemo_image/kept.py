@@ -40,6 +40,8 @@ class Training:
         self.work_dir, self.output, self.inputs = work_dir, output, inputs
         config = without_later_keys(OmegaConf.to_container(config_for(**{name: name for name in paths})))
         del config["settings"]  # they are in it where they belong
+        config["trainer"]["devices"] *= config["trainer"]["num_nodes"]  # how they lie on nodes changes no number
+        config["trainer"]["num_nodes"] = 1
         base = base_by_content(inputs["base"].parent)
         files = [file for name, file in inputs.items() if name != "base"]
         self.fingerprint = fingerprint([config, base], files)

@@ -23,6 +23,8 @@ def load_config(yaml, settings):
     overrides = settings.pop("nemo", [])
     if alpha := settings.pop("adapter_alpha", None):  # so that the YAML, and with it each training, stays what it was
         overrides = [f"model.peft.lora_tuning.alpha={alpha}", *overrides]
+    if nodes := settings.pop("nodes", None):
+        overrides = [f"trainer.num_nodes={nodes}", *overrides]
     settings.pop("chat_template", None)  # its file tells more
     if settings.pop("add_bos", False):
         overrides = [f"model.data.{name}.add_bos=true" for name in config.model.data] + overrides

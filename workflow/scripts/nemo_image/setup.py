@@ -4,26 +4,32 @@ import argparse
 import ctypes
 import gc
 import importlib
+import json
 import os
 import platform
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from common.base_files import refuse_damaged
+from common.files import write_json
 from common.progress import say
 from common.provenance import versions
 from nemo_image import checkpoint, lazy_imports
 
+PATIENCE = 300  # seconds in which processes on several nodes must have found each other
+
 
 def exit_all(problem):
-    """Ends every rank, with one message of rank 0's: the others wait until torchrun ends them."""
+    """Ends every rank, with one message of rank 0's: the others wait until torchrun ends them. What only another node
+    finds is said by the first rank there."""
     if os.environ["RANK"] != "0":
         time.sleep(10)
-        sys.exit(1)
-    sys.exit(problem)
+    sys.exit(problem if os.environ["LOCAL_RANK"] == "0" else 1)
 
 
 def refuse_gpus(devices, precision, capabilities):
@@ -52,9 +58,11 @@ def describe_machine(step, accelerator, settings):
             why = str(error).split(". ")[0].splitlines()[0]
             exit_all(f"CUDA does not start on {platform.node()}: {why}. Take an older image or another node.")
         hardware = ", ".join(torch.cuda.get_device_name(gpu) for gpu in gpus) or "no GPU"
-    if os.environ["RANK"] == "0":
+    if os.environ["LOCAL_RANK"] == "0":
         job = f" in SLURM job {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
         say(step, f"on {platform.node()}{job}, image {os.environ.get('APPTAINER_CONTAINER', 'none')}")
+    if os.environ["RANK"] == "0":
+        hardware += f", on each of {settings['nodes']} nodes" if "nodes" in settings else ""
         say(step, f"{hardware}; tensor parallelism {tensor_parallel}, precision {settings['precision']}")
         say(step, ", ".join(f"{package} {version}" for package, version in versions().items()))
     if accelerator == "gpu":
@@ -70,10 +78,42 @@ def arguments(description):
     return parser
 
 
+def meet(accelerator):
+    """On several nodes: exits where the processes don't find each other. NCCL and gloo would wait for half an hour."""
+    import torch
+
+    rank, nodes = int(os.environ["RANK"]), os.environ["GROUP_WORLD_SIZE"]
+    told = f"the processes on {nodes} nodes do not meet: name the network between them, by NCCL_SOCKET_IFNAME and"
+    told += " GLOO_SOCKET_IFNAME in the profile's apptainer-args."
+
+    def give_up():  # a thread: the process itself waits in a library
+        if rank == 0:
+            print(f"{PATIENCE} seconds have passed: {told}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    timer = threading.Timer(PATIENCE, give_up)
+    timer.daemon = True
+    timer.start()
+    if accelerator == "gpu":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    # under a name of its own, as what is written into it stays there
+    store, backend = torch.distributed.PrefixStore("meet", store), "nccl" if accelerator == "gpu" else "gloo"
+    try:
+        world = {"rank": rank, "world_size": int(os.environ["WORLD_SIZE"])}
+        torch.distributed.init_process_group(backend, store=store, **world)
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    except RuntimeError as error:
+        exit_all(f"{str(error).splitlines()[0]}: {told}")
+    timer.cancel()
+
+
 def prepare_nemo(accelerator, base=None):
     """Imports NeMo, and supplies what it misses on this machine. Before any other import of nemo or megatron."""
     if base and os.environ["RANK"] == "0":
         refuse_damaged(base)
+    if base and os.environ["LOCAL_RANK"] == "0":
         checkpoint.read_ahead(base)
     if sys.platform == "linux":
         # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
@@ -90,6 +130,8 @@ def prepare_nemo(accelerator, base=None):
         torch_parts.install(missing)
     import torch
 
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        meet(accelerator)
     if hasattr(torch.backends.cuda, "enable_cudnn_sdp"):  # it makes a plan for each length: slow where lengths vary
         torch.backends.cuda.enable_cudnn_sdp(False)
     importlib.import_module("nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model")
@@ -109,13 +151,32 @@ def use_fused_kernels(config):
 
 
 def on_first_rank(work, ready):
-    """Does work() on rank 0; the others wait for this launch's id in `ready`, as torch.distributed is not there yet."""
-    launch = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    """Does work() on rank 0 and returns there and on the others what it returned, a JSON value. They wait for it, with
+    this launch's id, in `ready`, as torch.distributed is not there yet; another node may see other files late."""
+    launch = [os.environ["TORCHELASTIC_RUN_ID"], os.environ["TORCHELASTIC_RESTART_COUNT"]]
     if os.environ["RANK"] == "0":
-        work()
-        ready.write_text(launch)
-    while not ready.exists() or ready.read_text() != launch:
-        time.sleep(0.1)  # where rank 0 fails, torchrun ends the others
+        found = work()
+        write_json(ready, [launch, found])
+        return found
+    while True:  # where rank 0 fails, torchrun ends the others
+        with suppress(OSError, ValueError, TypeError):  # not there yet, or of an earlier launch
+            told, found = json.loads(ready.read_text())
+            if told == launch:
+                return found
+        time.sleep(0.1)
+
+
+def describe_nodes():
+    """What to record of several nodes: each one's name, and the GPUs of all. Nothing of one. On all ranks together."""
+    import torch
+
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        return {}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    found = [None] * int(os.environ["WORLD_SIZE"])
+    torch.distributed.all_gather_object(found, (platform.node(), gpu))
+    hosts = list(dict.fromkeys(host for host, _ in found))
+    return {"hosts": hosts, "gpus": [gpu for _, gpu in found if gpu]}
 
 
 def end_distributed():

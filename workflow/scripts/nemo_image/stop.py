@@ -56,8 +56,8 @@ def stop_after_step(trainer, end, val_check_interval):
     run = trainer.fit_loop.run
 
     def run_after_validation():
-        if REQUEST and trainer.is_global_zero:
-            Path(REQUEST).touch()  # from now on it is read
+        if REQUEST and trainer.local_rank == 0:
+            Path(REQUEST).touch()  # from now on it is read; of several nodes each has one, and the first node's counts
         if stop.unvalidated:
             validation = trainer.fit_loop.epoch_loop.val_loop
             validation.restarting = False  # not from the batch that it had come to
