@@ -25,6 +25,12 @@ def environment(**variables):
     return {**os.environ, "PYTHONPATH": f"{SCRIPTS}:{ROOT / 'tests'}", **variables}
 
 
+def of_slurm(**variables):
+    """The same in a job of SLURM's, in which tests/slurm/srun starts what several nodes do, on this machine."""
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node1", "SLURM_NTASKS": "1", "SLURMD_NODENAME": "node1"}
+    return environment(PATH=f"{ROOT / 'tests/slurm'}:{os.environ['PATH']}", **job, **variables)
+
+
 def run_script(name, *arguments, check=True, **variables):
     """Runs a script of the workflow; returns the finished process with its output as text."""
     command = [sys.executable, SCRIPTS / name, *map(str, arguments)]

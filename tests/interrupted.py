@@ -18,7 +18,9 @@ KIND, STEP = os.environ["MOMENT"].split()
 def interrupt():
     """Sends the signal, and waits until it has become a request: each run stops at the same step."""
     if os.environ["RANK"] == "0":
-        os.killpg(psutil.Process().parent().ppid(), signal.SIGINT)  # torchrun's parent's group, as a terminal does
+        above = psutil.Process().parents()
+        launchers = [process for process in above if any("run_on_nodes.py" in word for word in process.cmdline())]
+        os.killpg((launchers or above[1:])[0].pid, signal.SIGINT)  # its or torchrun's parent's group, as a terminal does
         while not os.stat(os.environ["STOP_REQUEST"]).st_size:
             time.sleep(0.01)
 

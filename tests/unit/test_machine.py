@@ -19,6 +19,7 @@ from nemo_image.torch_parts import build_blending_indices
 )
 def test_gpus_that_will_not_do(monkeypatch, devices, precision, capabilities, words):
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(SystemExit) as error:
         setup.refuse_gpus(devices, precision, capabilities)
     assert words in str(error.value)
@@ -33,6 +34,7 @@ def test_driver_that_is_too_old(monkeypatch):
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020). Please update it.")
 
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", refuse)
     with pytest.raises(SystemExit) as error:

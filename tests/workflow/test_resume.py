@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from common.files import read_json, read_jsonl, sha256, write_jsonl
-from helpers import ROOT, SCRIPTS, adapter_weights, environment
+from helpers import ROOT, SCRIPTS, adapter_weights, environment, of_slurm
 from nemo_image.resume import fingerprint, prepare
 
 STEPS = 8
@@ -25,17 +25,19 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(inputs, ranks, minutes=60, work="work", script=SCRIPTS / "train_lora.py", moment="", **changes):
+def start(inputs, ranks, minutes=60, work="work", script=SCRIPTS / "train_lora.py", moment="", nodes=1, **changes):
     """Starts training in inputs/{work} (the same paths every time, as in a workflow); returns the process, in a process
-    group of its own. moment: when interrupted.py sends that a Ctrl-C."""
-    settings = SETTINGS | {"devices": ranks, "tensor_model_parallel_size": ranks} | changes
-    command = [sys.executable, ROOT / "workflow/tools/stop_after_step.py", "torchrun", "--standalone"]
-    command += ["--nproc-per-node", str(ranks), ROOT / "tests/interrupted.py" if moment else script]
+    group of its own. moment: when interrupted.py sends that a Ctrl-C. nodes: to which the ranks are shared out."""
+    settings = SETTINGS | {"devices": ranks // nodes, "tensor_model_parallel_size": ranks} | changes
+    settings |= {"nodes": nodes} if nodes > 1 else {}
+    command = [sys.executable, ROOT / "workflow/tools/run_on_nodes.py", "--nodes", nodes] if nodes > 1 else []
+    command += [sys.executable, ROOT / "workflow/tools/stop_after_step.py", "torchrun", "--standalone"]
+    command += ["--nproc-per-node", str(ranks // nodes), ROOT / "tests/interrupted.py" if moment else script]
     command += ["--accelerator", "cpu", "--base", inputs / "base", "--train", inputs / "train.jsonl"]
     command += ["--val", inputs / "val.jsonl", "--settings", json.dumps(settings), "--seed", "0"]
     command += ["--time-limit", minutes, "--work-dir", inputs / work, "--output", inputs / "adapter.nemo"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    options |= {"preexec_fn": heed_interrupts, "env": environment(MOMENT=moment)}
+    options |= {"preexec_fn": heed_interrupts, "env": (of_slurm if nodes > 1 else environment)(MOMENT=moment)}
     return subprocess.Popen(list(map(str, command)), **options)
 
 
@@ -77,6 +79,7 @@ def end_by_a_rank(process):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_interrupted_training_ends_with_the_same_bytes(inputs, ranks):
+    """Two ranks also on two nodes: it is the same training."""
     assert "train_lora: starts" in finish(start(inputs, ranks))
     undisturbed = (inputs / "adapter.nemo").read_bytes()
     loss = read_json(inputs / "adapter.provenance.json")["validation_loss"]
@@ -96,9 +99,10 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, ranks):
         assert "train_lora: continues after step 1" in output and "validation loss" not in output
         (inputs / "moved").rename(inputs / "work")
     else:
-        stop(start(inputs, ranks, moment="train 1"), inputs, 1, "asked")
+        output = stop(start(inputs, ranks, nodes=2, moment="train 1"), inputs, 1, "asked")
+        assert "run_on_nodes: node1, node2 have reported" in output and "ended first" not in output
         end_by_a_rank(start(inputs, ranks, script=ROOT / "tests/killed_rank.py"))
-    kill_at(start(inputs, ranks), inputs, 6, ranks)
+    kill_at(start(inputs, ranks, nodes=ranks), inputs, 6, ranks)  # of two nodes the launcher; no rank outlives it
     (checkpoints,) = (place for place in (inputs / "work").glob("*/checkpoints") if list(place.rglob("*step=6*")))
     places = [checkpoints] if ranks == 1 else list(checkpoints.glob("mp_rank_*"))
     last = 6
