@@ -20,7 +20,9 @@ def interrupt():
     if os.environ["RANK"] == "0":
         above = psutil.Process().parents()
         launchers = [process for process in above if any("run_on_nodes.py" in word for word in process.cmdline())]
-        os.killpg((launchers or above[1:])[0].pid, signal.SIGINT)  # its or torchrun's parent's group, as a terminal does
+        os.killpg(
+            (launchers or above[1:])[0].pid, signal.SIGINT
+        )  # its or torchrun's parent's group, as a terminal does
         while not os.stat(os.environ["STOP_REQUEST"]).st_size:
             time.sleep(0.01)
 

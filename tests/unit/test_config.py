@@ -37,8 +37,8 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "runs: {lora: {train: {repeat_maybe: 1}}}": "runs.lora.train.repeat_maybe: 1 is less than the minimum of 2",
     "runs: {base: {repeat_maybe: 2}}": (
         "runs.base.repeat_maybe: no such key; there are model, dataset, label, folds, seeds, nodes, "
-        "devices, tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, add_bos, chat_template, train, "
-        "choose, adapter, predict"
+        "devices, tensor_model_parallel_size, precision, megatron_amp_O2, max_seq_length, add_bos, chat_template, "
+        "train, choose, adapter, predict"
     ),
     "runs: {lora: {folds: [0, 10]}}": "runs.lora.folds: 10 is greater than the maximum of 9",
     "runs: {lora: {label: gold}}": (
