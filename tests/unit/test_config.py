@@ -55,6 +55,23 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "runs: {lora: {tensor_model_parallel_size: 3}}": (
         "runs.lora.tensor_model_parallel_size: 3 does not divide the 4 devices"
     ),
+    "runs: {lora: {nodes: 0}}": "runs.lora.nodes: 0 is less than the minimum of 1",
+    "runs: {lora: {nodes: 2, tensor_model_parallel_size: 3}}": (
+        "runs.lora.tensor_model_parallel_size: 3 does not divide the 8 devices"
+    ),
+    "runs: {lora: {nodes: 3, devices: 4, tensor_model_parallel_size: 6}}": (
+        "runs.lora.tensor_model_parallel_size: 6 is neither a divisor nor a multiple of the 4 devices of a node"
+    ),
+    "runs: {lora: {predict: {nodes: 3, devices: 4, tensor_model_parallel_size: 6}}}": (
+        "runs.lora.predict.tensor_model_parallel_size: 6 is neither a divisor nor a multiple of the 4 devices of a node"
+    ),
+    "runs: {lora: {nodes: 3, train: {global_batch_size: 32}}}": (
+        "runs.lora.train.global_batch_size: 32 is no multiple of micro_batch_size 4 on 12 copies of the model"
+    ),
+    "{image: 'docker://nvcr.io/nvidia/nemo:25.02', runs: {lora: {nodes: 2}}}": (
+        "image: docker://nvcr.io/nvidia/nemo:25.02 is no file, which 2 nodes need; get one: apptainer pull nemo.sif"
+        " docker://nvcr.io/nvidia/nemo:25.02"
+    ),
     "runs: {lora: {tensor_model_parallel_size: 2, train: {global_batch_size: 33}}}": (
         "runs.lora.train.global_batch_size: 33 is no multiple of micro_batch_size 4 on 2 copies of the model"
     ),
@@ -194,7 +211,10 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     f"{{targets: [base], runs: {{{CHOSEN} [lora, tutorial]}}}}}}": (
         "runs.chosen.choose: lora and chosen differ in tensor_model_parallel_size, in which they must agree"
     ),
-    f"{{targets: [base], runs: {{lora: {{tensor_model_parallel_size: 4}}, {CHOSEN} [lora, tutorial]}}}}}}": (
+    f"{{targets: [base], runs: {{lora: {{tensor_model_parallel_size: 4, nodes: 2}}, {CHOSEN} [lora, tutorial]}}}}}}": (
+        "runs.chosen.choose: lora and chosen differ in nodes, in which they must agree"
+    ),
+    f"{{targets: [base], runs: {{lora: {{tensor_model_parallel_size: 4, nodes: 1}}, {CHOSEN} [lora, tutorial]}}}}}}": (
         "runs.chosen.choose: tutorial and chosen differ in label, in which they must agree"
     ),
     "{targets: [base], runs: {lora: {choose: [lora, tutorial]}}}": (

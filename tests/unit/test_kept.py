@@ -86,6 +86,15 @@ def test_fingerprint_is_of_what_changes_the_numbers(project):
     assert training(project).fingerprint == one
 
 
+def test_fingerprint_is_of_all_nodes_devices_together(project):
+    """How they lie on nodes changes no number."""
+    four = training(project, devices=4).fingerprint
+    assert (
+        four == training(project, devices=2, nodes=2).fingerprint == training(project, devices=1, nodes=4).fingerprint
+    )
+    assert four != training(project, devices=2).fingerprint != training(project, devices=4, nodes=2).fingerprint != four
+
+
 def test_fingerprint_is_of_the_adapter_that_training_begins_with(project):
     """Of what is in the file, whatever run it is of."""
     start, found = project / "start.nemo", [training(project).fingerprint]

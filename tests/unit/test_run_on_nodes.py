@@ -105,11 +105,11 @@ def test_lost_node_is_named(launch):
 
 def test_a_suspended_job_loses_nobody(launch):
     """SLURM stops all of its processes, and lets them go on later."""
-    process, members = launch(TELL + "time.sleep(6)", "run.SILENCE = 2")
+    process, members = launch(TELL + "time.sleep(4)", "run.SILENCE = 1")
     every = [process.pid, *members]
     for number in every:
         os.kill(number, signal.SIGSTOP)
-    time.sleep(4)
+    time.sleep(3)
     for number in every:
         os.kill(number, signal.SIGCONT)
     code, said = ended(process)
@@ -124,7 +124,7 @@ def test_node_that_does_not_report(launch):
 
 def test_nobody_else_reports(launch):
     """The port is open to all."""
-    process, _ = launch(WAIT, "run.ROLL_CALL, run.GRACE = 5, 1", begin=0, ABSENT="node2")
+    process, _ = launch(WAIT, "run.ROLL_CALL, run.GRACE = 2, 1", begin=0, ABSENT="node2")
     (port,) = (place.laddr.port for place in psutil.Process(process.pid).net_connections() if place.status == "LISTEN")
     with socket.create_connection(("127.0.0.1", port)) as other:
         other.sendall(b"guessed 1 node2\n")
