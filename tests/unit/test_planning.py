@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT
+from snakemake.io import Wildcards
 from snakemake.settings.types import DeploymentMethod
 
 from workflow.planning import Problem, container, machine, places, speed, start
@@ -98,9 +99,11 @@ def test_gpus_of_predictions_are_their_own(checks, torch):
 
     def check(rule):
         files = {"output": [], "log": [], "benchmark": None}
-        job = SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=SimpleNamespace(run="four"), **files)
+        job = SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=Wildcards(fromdict={"run": "four"}), **files)
+        job.params = SimpleNamespace(nodes=1)
         dag = SimpleNamespace(needrun_jobs=lambda: [job])
-        start.check_jobs(SimpleNamespace(dag=dag, local_exec=True), checks, rules, None, 1)
+        workflow = SimpleNamespace(dag=dag, local_exec=True, executor_settings=None)
+        start.check_jobs(workflow, checks, rules, None, 1)
 
     for rule in ("predict", "predict_for_export"):
         check(rule)

@@ -105,11 +105,11 @@ def test_lost_node_is_named(launch):
 
 def test_a_suspended_job_loses_nobody(launch):
     """SLURM stops all of its processes, and lets them go on later."""
-    process, members = launch(TELL + "time.sleep(4)", "run.SILENCE = 1")
+    process, members = launch(TELL + "time.sleep(4)", "run.SILENCE = 2")
     every = [process.pid, *members]
     for number in every:
         os.kill(number, signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(4)
     for number in every:
         os.kill(number, signal.SIGCONT)
     code, said = ended(process)
@@ -120,6 +120,35 @@ def test_node_that_does_not_report(launch):
     process, _ = launch(WAIT, "run.ROLL_CALL, run.GRACE = 2, 1", begin=0, ABSENT="node2")
     code, said = ended(process)
     assert code and said == ["run_on_nodes: 1 of 2 nodes have reported within 2 seconds: node1."]
+
+
+def test_node_that_is_not_reached(launch):
+    """srun then ends the others; none of them is lost."""
+    process, members = launch(WAIT, begin=0, ABSENT="node2")
+    while not any(place.status == "ESTABLISHED" for place in psutil.Process(process.pid).net_connections()):
+        time.sleep(0.1)
+    time.sleep(0.5)  # it has reported
+    os.kill(members[0], signal.SIGKILL)
+    code, said = ended(process)
+    assert code and said == [
+        "run_on_nodes: 1 of 2 nodes have reported: node1. What became of the others is said above."
+    ]
+
+
+def test_node_that_is_late(launch):
+    """The other has nothing to say meanwhile, and is not lost."""
+    process, _ = launch(TELL + "time.sleep(1)", "run.SILENCE = 2", LATE="node2")
+    code, said = ended(process)
+    assert code == 0 and len(said) == 1
+
+
+def test_stop_before_all_have_reported(launch):
+    process, _ = launch(WAIT, begin=0, ABSENT="node2")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    words = "Interrupted before all nodes had reported. The same command goes on from what is there."
+    code, said = ended(process)
+    assert code and said == [words]
 
 
 def test_nobody_else_reports(launch):

@@ -11,6 +11,7 @@ node that was, and the others are ended. SIGINT and SIGTERM are passed on to the
 import argparse
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -19,20 +20,24 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from on_each_node import ROLL_CALL, start
 from stop_after_step import SIGNALS
 
 SILENCE = 30  # seconds without one, after which a node is lost. SLURM itself may take minutes to see it
+PORTS = 20000, 32000  # below those that Linux gives by itself
 GRACE = 10  # seconds in which srun may end by itself
 OF_JOB = "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_CONF"
 NEXT = "The next attempt goes on from the last checkpoint"
 
 
 def free_port():
-    with socket.create_server(("", 0)) as server:
-        return server.getsockname()[1]
+    """One that no outgoing connection is given until torchrun listens there."""
+    while True:
+        with suppress(OSError), socket.create_server(("", port := random.randint(*PORTS))):
+            return port
 
 
 class Member:
@@ -101,7 +106,8 @@ class Launcher:
         names = ", ".join(member.name for member in self.members.values())
         say(f"{names} have reported; they meet at {address}, port {launch['port']}")
         for member in self.members.values():
-            member.tell(f"{json.dumps(launch)}\n".encode())
+            member.silent = 0  # it has waited for the others
+            member.tell(f"{json.dumps(launch)}\n{'stop' if self.asked else ''}".encode())
 
     def listen(self):
         """Hears what members say, for a second at most."""
@@ -120,15 +126,19 @@ class Launcher:
             names = ", ".join(member.name for member in self.members.values()) or "none"
             if self.asked:
                 return "Interrupted before all nodes had reported. The same command goes on from what is there."
+            reported = f"{len(self.members)} of {self.nodes} nodes have reported"
             if self.seconds > ROLL_CALL:
-                return f"{len(self.members)} of {self.nodes} nodes have reported within {ROLL_CALL} seconds: {names}."
+                return f"{reported} within {ROLL_CALL} seconds: {names}."
+            if self.srun.poll() is not None or any(member.gone for member in self.members.values()):
+                return f"{reported}: {names}. What became of the others is said above."
+            return None  # who has reported says nothing while it waits
         return next(filter(None, (member.problem() for member in self.members.values())), None)
 
     def ask(self, number, frame):
         if not self.asked:
             self.asked = True
-            for member in self.members.values():
-                member.tell(b"stop\n")
+            for member in self.members.values() if len(self.members) == self.nodes else ():
+                member.tell(b"stop")
 
     def run(self):
         """Returns the exit code."""
@@ -144,8 +154,10 @@ class Launcher:
         while select.select([member.wire for member in self.members.values() if not member.gone], [], [], 0)[0]:
             self.listen()  # what was said before srun ended
         if problem := problem or self.problem():
-            if not self.asked or len(self.members) < self.nodes:
+            if not self.asked:
                 say(problem)
+            elif len(self.members) < self.nodes:
+                print(problem, file=sys.stderr)
             for member in self.members.values():
                 member.wire.close()  # by which it ends what it has started
         try:
