@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT
-from snakemake.io import Wildcards
+from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import DeploymentMethod
 
 from workflow.planning import Problem, container, machine, places, speed, start

@@ -83,12 +83,12 @@ def meet(accelerator):
     import torch
 
     rank, nodes = int(os.environ["RANK"]), os.environ["GROUP_WORLD_SIZE"]
-    told = f"the processes on {nodes} nodes do not meet: name the network between them, by NCCL_SOCKET_IFNAME and"
+    told = f"The processes on {nodes} nodes do not meet: name the network between them, by NCCL_SOCKET_IFNAME and"
     told += " GLOO_SOCKET_IFNAME in the profile's apptainer-args."
 
     def give_up():  # a thread: the process itself waits in a library
         if rank == 0:
-            print(f"{PATIENCE} seconds have passed: {told}", file=sys.stderr, flush=True)
+            print(f"{told} {PATIENCE} seconds have passed.", file=sys.stderr, flush=True)
             os._exit(1)
 
     timer = threading.Timer(PATIENCE, give_up)
@@ -105,7 +105,7 @@ def meet(accelerator):
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     except RuntimeError as error:
-        exit_all(f"{str(error).splitlines()[0]}: {told}")
+        exit_all(f"{told} {str(error).splitlines()[0]}")
     timer.cancel()
 
 
