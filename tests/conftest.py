@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import subprocess
@@ -6,6 +7,12 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, copy_workflow, environment, run_script, snakemake
+
+
+def pytest_runtest_setup():
+    """transformers collects garbage a dozen times when it loads a model. To look through all imported modules each time
+    took most of the time of tests that load tiny models."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

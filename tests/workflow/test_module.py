@@ -253,7 +253,7 @@ def test_image_without_apptainer_is_refused_in_the_job_too(call, tmp_path):
 
 REFUSED = {
     None: "module peft: has no `config:`, without which it would read yours. Give it one: `config: config`",
-    "config": "config of module peft: targets is missing: The runs that `snakemake` builds and compares.",
+    "config": "config of module peft: targets is missing: The runs to build and compare.",
     'CONFIG | {"target": 1}': "config of module peft: target: no such key; is it targets?",
     'CONFIG | {"targets": ["lra"]}': "config of module peft: targets: lra is not among runs: lora",
 }
