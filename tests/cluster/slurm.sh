@@ -3,8 +3,8 @@
 #   slurm.sh start USER | slurm.sh start_nodes | slurm.sh lose_node node2 | slurm.sh stop
 # slurmctld, slurmd, slurmdbd, munge and MariaDB; the partition and account l40s as at NIG, a node that advertises what
 # an L40S node there has (its GPUs are device nodes without a driver), memory limits by cgroup where v1 is mounted.
-# start_nodes adds node1 and node2, which share the machine's files and users and have a network, a host name and processes of
-# their own; lose_node takes one away as a power cut would.
+# start_nodes adds node1 and node2, which then take all jobs: they share the machine's files and users, and have a network, a
+# host name and processes of their own. lose_node takes one away as a power cut would.
 set -euo pipefail
 lab=${LAB:-/opt/cluster-lab}/slurm
 host=$(hostname -s)
@@ -149,8 +149,12 @@ start() {
   sacctmgr -nP list assoc format=user | grep -qx "$1" || sacctmgr -i -Q add user "$1" account=l40s cluster=lab
   running "$lab/run/slurmctld.pid" || runuser -u slurm -- slurmctld
   wait_for scontrol ping
+  for node in node1 node2; do # what a former call has left
+    running "$lab/run/$node" || scontrol update nodename="$node" state=down reason="not started"
+  done
   running "$lab/run/$host.pid" || slurmd
-  wait_for bash -c 'sinfo -h -o %t | grep -qE "^(idle|mix|alloc)$"'
+  if sinfo -h -n "$host" -o %t | grep -q ^dr; then scontrol update nodename="$host" state=resume; fi
+  wait_for bash -c 'sinfo -h -n "$0" -o %t | grep -qE "^(idle|mix|alloc)$"' "$host"
 }
 
 lose_node() {
@@ -189,6 +193,7 @@ start_nodes() {
     running "$lab/run/$node" || start_node "$node"
     wait_for bash -c ": < /dev/tcp/$network.${node#node}/6818"
   done
+  scontrol update nodename="$host" state=drain reason="the nodes take all jobs"
   wait_for bash -c '[ "$(sinfo -h -N -n node1,node2 -o %t | grep -cE "^(idle|mix|alloc)$")" = 2 ]'
 }
 
