@@ -158,7 +158,7 @@ start() {
 }
 
 lose_node() {
-  ip link set "$1" down 2>/dev/null || true # first: what is killed must not take leave of those it talks to
+  ip link del "$1" 2>/dev/null || true # first: what is killed must not take leave of those it talks to
   if running "$lab/run/$1"; then kill -9 "$(cat "$lab/run/$1")"; fi
   rm -f "$lab/run/$1"
   ip netns del "$1" 2>/dev/null || true

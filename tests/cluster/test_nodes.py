@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from cluster.lab import HERE, USER, finish, in_queue, output_of, wait_until
+from cluster.lab import HERE, USER, finish, in_queue, output_of, wait_until, weights
 from common.files import read_json
 
 pytestmark = pytest.mark.long
@@ -41,11 +41,9 @@ def computed(project, nodes):
 
 def test_same_result_as_on_one_node(project, computed):
     """Byte for byte, with the model shared out between the nodes."""
-    for name in "adapter.nemo", "predictions.jsonl", "metrics.json":
-        apart, together = (
-            project.directory / f"results/runs/{run}/fold0/seed0" / name for run in ("apart", "together")
-        )
-        assert apart.read_bytes() == together.read_bytes()
+    apart, together = (project.directory / f"results/runs/{run}/fold0/seed0" for run in ("apart", "together"))
+    assert weights(apart / "adapter.nemo") == weights(together / "adapter.nemo")
+    assert (apart / "predictions.jsonl").read_bytes() == (together / "predictions.jsonl").read_bytes()
     assert project.read("results/base/tiny.verification.tsv") == project.read("results/base/twin.verification.tsv")
     for rule in "train_lora", "predict", "verify_model":
         name = "tiny" if rule == "verify_model" else "apart"
@@ -58,38 +56,34 @@ def test_same_result_as_on_one_node(project, computed):
 
 @pytest.fixture(scope="module")
 def going(project, computed, start_early, changed_profile):
-    """The Snakemake of a training on two nodes, which is cut off six times."""
+    """The Snakemake of a training on two nodes, which is cut off five times."""
     limits = changed_profile('runtime: "2d" #', 'runtime: "1 if attempt == 1 else 60" #')
     return start_early(CUT, "--retries", "5", profile=limits, config=CONFIG)
 
 
-def training(project, after=0):
-    """The SLURM job that comes next, once it has trained some steps."""
-    wait_until(lambda: project.jobs("rule_train_lora_wildcards_cut", after=after), 120, "the next attempt")
-    number = project.jobs("rule_train_lora_wildcards_cut", after=after)[0]["JobIDRaw"]
-    for words in f"in SLURM job {number}, image", "validation loss":
-        project.wait_for_log(LOG, words, 240)
-    return number
+def training(project, attempt):
+    """The number of this attempt's SLURM job, once it trains."""
+    jobs = wait_until(lambda: project.jobs("rule_train_lora_wildcards_cut")[attempt - 1 :], 120, f"attempt {attempt}")
+    project.wait_for_log(LOG, f" in SLURM job {jobs[0]['JobIDRaw']}, image ", 120)
+    project.wait_for_log(LOG, " of 400 steps, ends about ", 240)
+    return jobs[0]["JobIDRaw"]
 
 
-def ranks(node):
+def ranks(*nodes):
     """The ids of the ranks that train there."""
-    pids = output_of("ip", "netns", "pids", node).split()
-    of_ranks = subprocess.run(["pgrep", "-f", r"python\S* -u \S*/workflow/scripts/train_lora.py"], capture_output=True)
-    return [int(pid) for pid in of_ranks.stdout.decode().split() if pid in pids]
-
-
-def last(project):
-    return int(project.jobs("rule_train_lora_wildcards_cut")[-1]["JobIDRaw"])
+    there = {pid for node in nodes for pid in output_of("ip", "netns", "pids", node).split()}
+    command = ["pgrep", "-u", USER, "-f", r"python\S* -u \S*/workflow/scripts/train_lora.py"]
+    training = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in training if pid in there]
 
 
 def test_time_limit(project, going):
-    project.wait_for_log(LOG, "Stopped after 1 of 400 steps, as the time limit is near", 240)
-    wait_until(lambda: not ranks("node1") and not ranks("node2"), 30, "the end of all ranks")
+    project.wait_for_log(LOG, "Stopped after 1 of 400 steps, as the time limit is near", 300)
+    wait_until(lambda: not ranks("node1", "node2"), 30, "the end of all ranks")
 
 
 def test_killed_rank(project, going):
-    training(project, last(project))
+    training(project, 2)
     os.kill(ranks("node2")[0], signal.SIGKILL)
     project.wait_for_log(LOG, "run_on_nodes: node2 ended first, with exit code 1", 30)
     wait_until(lambda: not ranks("node1"), 30, "the end of the other rank")
@@ -97,26 +91,26 @@ def test_killed_rank(project, going):
 
 def test_cancelled_job(project, going):
     """All ranks stop after the same step, with a checkpoint."""
-    number = training(project, last(project))
+    number = training(project, 3)
     subprocess.run(["runuser", "-u", USER, "--", "scancel", number], check=True)
-    project.wait_for_log(LOG, "of 400 steps, as asked.", 30)
-    wait_until(lambda: not ranks("node1") and not ranks("node2"), 30, "the end of all ranks")
+    project.wait_for_log(LOG, " of 400 steps, as asked.", 30)
+    step = re.search(r"Stopped after (\d+) of 400 steps, as asked\.", project.read(LOG))[1]
+    wait_until(lambda: not ranks("node1", "node2"), 30, "the end of all ranks")
+    project.wait_for_log(LOG, f"continues after step {step}", 240)
 
 
 def test_lost_node(project, going):
-    """Nothing is heard of it any more, and nobody says so. SLURM sees it after SlurmdTimeout, here 60 seconds."""
-    number = training(project, last(project))
-    stopped = int(re.search(r"Stopped|continues after step (\d+)", project.read(LOG))[1])
+    """No packet comes from it any more. SLURM itself sees that after SlurmdTimeout, here 60 seconds."""
+    training(project, 4)
     began = time.monotonic()
     lab("lose_node", "node2")
     project.wait_for_log(LOG, "run_on_nodes: node2 is lost: nothing was heard of it for 30 seconds.", 60)
-    wait_until(lambda: not ranks("node1"), 60 - (time.monotonic() - began), "the end of the job")
+    wait_until(lambda: not ranks("node1"), 60 - (time.monotonic() - began), "the end of the other rank")
     lab("start_nodes")
-    assert stopped > 10 and number
 
 
 def test_requeued_job(project, going):
-    number = training(project, last(project))
+    number = training(project, 5)
     subprocess.run(["scontrol", "requeue", number], check=True)
     code, said = finish(going)
     assert code == 0, said
@@ -126,7 +120,7 @@ def test_requeued_job(project, going):
 
 def test_same_result_however_often_it_was_cut_off(project, going):
     """Byte for byte, on one node and at one go."""
-    assert (project.directory / CUT).read_bytes() == (project.directory / CUT.replace("cut", "whole")).read_bytes()
+    assert weights(project.directory / CUT) == weights(project.directory / CUT.replace("cut", "whole"))
     attempts = read_json(project.directory / CUT.replace(".nemo", ".provenance.json"))["attempts"]
     steps = [attempt["after_step"] for attempt in attempts]
     assert len(steps) == 6 and steps == sorted(steps) and steps[:2] == [0, 1] and steps[3] > 10
