@@ -133,3 +133,13 @@ def test_nodes_that_do_not_meet(project, computed, start, changed_profile):
     code, _ = finish(start(*arguments, profile=alone, config=CONFIG), 500)
     assert code == 1 and not in_queue()
     assert "the processes on 2 nodes do not meet: name the network between them" in project.read(LOG)
+
+
+def test_node_that_is_not_reached(project, computed, start):
+    """From the first node; SLURM's controller reaches it."""
+    subprocess.run(["ip", "-n", "node2", "route", "add", "blackhole", "10.77.0.1"], check=True)
+    try:
+        code, _ = finish(start(CUT, "--forcerun", "train_lora", "--retries", "0", config=CONFIG), 300)
+    finally:
+        subprocess.run(["ip", "-n", "node2", "route", "del", "blackhole", "10.77.0.1"], check=True)
+    assert code == 1 and "run_on_nodes: 1 of 2 nodes have reported: node1. What became" in project.read(LOG)
