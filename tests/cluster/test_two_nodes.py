@@ -132,7 +132,7 @@ def test_nodes_that_do_not_meet(project, computed, start, changed_profile):
     arguments = CUT, "--forcerun", "train_lora", "--retries", "0"
     code, _ = finish(start(*arguments, profile=alone, config=CONFIG), 500)
     assert code == 1 and not in_queue()
-    assert "the processes on 2 nodes do not meet: name the network between them" in project.read(LOG)
+    assert "The processes on 2 nodes do not meet: name the network between them" in project.read(LOG)
 
 
 def test_node_that_is_not_reached(project, computed, start):
