@@ -34,7 +34,7 @@ stop() {
 }
 
 install_packages() {
-  packages=(slurm-wlm slurmdbd slurm-client munge mariadb-server)
+  packages=(slurm-wlm slurmdbd slurm-client munge mariadb-server iproute2)
   if ! dpkg -s "${packages[@]}" &>/dev/null; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
