@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,12 @@ FIELDS = ("JobIDRaw", "State", "AllocTRES", "NNodes", "ReqMem", "SubmitLine")
 
 def output_of(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def weights(adapter):
+    """{name: bytes} of an adapter.nemo, whose other files have paths in them."""
+    with tarfile.open(adapter) as tar:
+        return {name: tar.extractfile(name).read() for name in tar.getnames() if name.endswith(".ckpt")}
 
 
 def wait_until(condition, seconds, what):

@@ -7,23 +7,17 @@ import re
 import shlex
 import signal
 import subprocess
-import tarfile
 import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from cluster.lab import HOME, LAB, TOKEN, USER, Project, finish, in_queue, output_of, wait_until
+from cluster.lab import HOME, LAB, TOKEN, USER, Project, finish, in_queue, output_of, wait_until, weights
 from common.files import read_json, sha256
 
 RUN = "results/runs/lora/fold0/seed0"
 TIMEOUT_LOG = "logs/train_lora/timeout/fold0-seed0.log"
-
-
-def weights(adapter):
-    with tarfile.open(adapter) as tar:
-        return {name: tar.extractfile(name).read() for name in tar.getnames() if name.endswith(".ckpt")}
 
 
 def rule_of(job):
