@@ -37,8 +37,8 @@ from nemo_image.setup import arguments, describe_machine, end_distributed, exit_
 PART = 4096  # items that are in memory at once
 
 
-def load_model(config):
-    """NeMo's model with the base's weights and the adapter's, ready to predict; whether it uses fused.py's kernels."""
+def load_model(config, look):
+    """NeMo's model with base and adapter, ready to predict; whether it uses fused.py's kernels. look: as restore's."""
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
@@ -53,7 +53,7 @@ def load_model(config):
         adapter.complete(base, model_config, config.model)
     model_config.bias_activation_fusion = fused
     model_config.megatron_amp_O2 = config.model.megatron_amp_O2  # NeMo 1.23 sets it to False
-    model = restore(MegatronGPTSFTModel, base, model_config, trainer)
+    model = restore(MegatronGPTSFTModel, base, model_config, trainer, look)
     if adapter:
         adapter.add_to(model, model_config)
     model.freeze()
@@ -76,22 +76,26 @@ def predict(config, test, chat_template, labels, batch_dir, known):
     from megatron.core import parallel_state
     from nemo_image.predictor import Predictor
 
-    model, fused = load_model(config)
-    first = os.environ["RANK"] == "0"
-    if first:
+    seen = []
+
+    def look(tokenizer):  # so that labels and items are refused in seconds
+        prompts = use_prompts(tokenizer, chat_template, config.model.data.test_ds.add_bos)
+        try:
+            scored = told_apart({label: prompts.split("", label)[1] for label in labels}, prompts.end)
+        except ValueError as error:
+            exit_all(f"{test}: {error}.")
+        room = config.settings.max_seq_length, max(config.settings.tokens_to_generate, *map(len, scored.values()), 0)
+        seen.extend([prompts.end, *fit(prompts, test, *room, batch_dir.with_name("shortened.jsonl"))])
+
+    model, fused = load_model(config, look)
+    if first := os.environ["RANK"] == "0":
         say("predict", "the model is loaded")
-    prompts = use_prompts(model.tokenizer, chat_template, config.model.data.test_ds.add_bos)
+    end, file, shortened = seen
     dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]
     # tokens as in training
     labels = {label: dataset._process_example({"input": "", "output": label})["answer_ids"] for label in labels}
-    try:
-        labels = told_apart(labels, prompts.end)
-    except ValueError as error:
-        exit_all(f"{test}: {error}.")
-    read_on = max(config.settings.tokens_to_generate, *map(len, labels.values()), 0)
-    room = config.settings.max_seq_length, read_on
-    file, shortened = fit(prompts, test, *room, batch_dir.with_name("shortened.jsonl"))
-    predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused, end=prompts.end[-1])
+    labels = told_apart(labels, end)
+    predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused, end=end[-1])
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     size, done = config.settings.batch_size, len(known)
     if first:
