@@ -37,7 +37,7 @@ from nemo_image.setup import arguments, describe_machine, end_distributed, exit_
 PART = 4096  # items that are in memory at once
 
 
-def load_model(config, look):
+def load_model(config, look=None):
     """NeMo's model with base and adapter, ready to predict; whether it uses fused.py's kernels. look: as restore's."""
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
