@@ -138,6 +138,8 @@ def remove(directory, step):
         shutil.copytree(directory / "before" / place, directory / place, symlinks=True)
     for name in step.outputs:
         (directory / name).unlink(missing_ok=True)
+    if "resources/hf/packed/manifest.json" in step.outputs:  # what stood beside it would make room
+        shutil.rmtree(directory / "resources/hf/packed")
     if any(name.endswith("adapter.nemo") for name in step.outputs):  # else it is taken over
         for kept in directory.glob("results/runs/*/fold0/seed0/training"):
             shutil.rmtree(kept)

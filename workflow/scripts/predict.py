@@ -72,7 +72,6 @@ def parts_of(file, batch_size):
 def predict(config, test, chat_template, labels, batch_dir, known):
     """Writes batch_dir/{batch}.json, [[place of the item in its part, text, scores], …], of each batch that is not
     known yet. Returns what to record: how many tokens of each label are scored, and how many items were shortened."""
-    import torch
     from megatron.core import parallel_state
     from nemo_image.predictor import Predictor
 
@@ -117,7 +116,7 @@ def predict(config, test, chat_template, labels, batch_dir, known):
             if first:
                 progress.to(done + min(turn * ranks, len(left)))
         done += len(left)
-        torch.distributed.barrier()  # rank 0 will read what all have written, and none waits for long
+        setup.wait_for_all()  # rank 0 will read what all have written, and none waits for long
     if first:
         progress.close()
     facts = {"label_tokens": {label: len(ids) for label, ids in labels.items()}} if labels else {}

@@ -179,9 +179,19 @@ def describe_nodes():
     return {"hosts": hosts, "gpus": [gpu for _, gpu in found if gpu]}
 
 
+def wait_for_all():
+    """A barrier. Where a rank ends before it, as on a full disk, that one says why, and no other adds a traceback."""
+    import torch
+
+    try:
+        torch.distributed.barrier()
+    except RuntimeError:
+        exit_all("Another process of this job has ended; what it said stands above.")
+
+
 def end_distributed():
     """Ends torch.distributed on all ranks together: a process that ends with gloo's threads in it may abort."""
     import torch
 
-    torch.distributed.barrier()
+    wait_for_all()
     torch.distributed.destroy_process_group()
