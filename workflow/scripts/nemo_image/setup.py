@@ -5,6 +5,7 @@ import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import platform
 import signal
@@ -118,6 +119,7 @@ def prepare_nemo(accelerator, base=None):
     if sys.platform == "linux":
         # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    logging.raiseExceptions = False  # a full disk, of which the step tells, fails each line of NeMo's own log, too
     lazy_imports.install()
     gc.disable()  # nothing of the modules is garbage, and looking for it takes a quarter of their imports' time
     if accelerator == "cpu":
