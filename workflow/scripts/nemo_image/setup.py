@@ -70,8 +70,17 @@ def describe_machine(step, accelerator, settings):
         refuse_gpus(devices, settings["precision"], capabilities)
 
 
+def end_with_torchrun():
+    """torchrun puts each rank into a session of its own: without this, they would outlive a killed torchrun."""
+    if sys.platform == "linux" and "RANK" in os.environ:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if b"torch" not in Path("/proc", str(os.getppid()), "cmdline").read_bytes():
+            sys.exit("torchrun has ended.")  # before that
+
+
 def arguments(description):
-    """The parser of a step that runs under torchrun, with the arguments that all of them have."""
+    """The parser of a step that runs under torchrun, with the arguments that all of them have. A step's first call."""
+    end_with_torchrun()
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
     parser.add_argument("--accelerator", required=True, choices=["cpu", "gpu"])
@@ -116,9 +125,6 @@ def prepare_nemo(accelerator, base=None):
         refuse_damaged(base)
     if base and os.environ["LOCAL_RANK"] == "0":
         checkpoint.read_ahead(base)
-    if sys.platform == "linux":
-        # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     logging.raiseExceptions = False  # a full disk, of which the step tells, fails each line of NeMo's own log, too
     lazy_imports.install()
     gc.disable()  # nothing of the modules is garbage, and looking for it takes a quarter of their imports' time
