@@ -32,7 +32,7 @@ from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import fingerprint, prepare
-from nemo_image.setup import arguments, describe_machine, end_distributed, exit_all, on_first_rank, prepare_nemo
+from nemo_image.setup import arguments, describe_machine, exit_all, on_first_rank, prepare_nemo, wait_for_all
 
 PART = 4096  # items that are in memory at once
 
@@ -116,7 +116,7 @@ def predict(config, test, chat_template, labels, batch_dir, known):
             if first:
                 progress.to(done + min(turn * ranks, len(left)))
         done += len(left)
-        setup.wait_for_all()  # rank 0 will read what all have written, and none waits for long
+        wait_for_all()  # rank 0 will read what all have written, and none waits for long
     if first:
         progress.close()
     facts = {"label_tokens": {label: len(ids) for label, ids in labels.items()}} if labels else {}
@@ -193,7 +193,7 @@ def main():
         shutil.rmtree(args.work_dir)
     if os.environ["LOCAL_RANK"] == "0":
         shutil.rmtree(index_dir, ignore_errors=True)  # of each node, which may be one directory after all
-    end_distributed()
+    wait_for_all(end=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import make_exact, prepare, refuse_unfinished
-from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
+from nemo_image.setup import arguments, describe_machine, on_first_rank, prepare_nemo, wait_for_all
 from nemo_image.stop import stop_after_step
 from omegaconf import OmegaConf
 
@@ -79,8 +79,7 @@ def train(config, start, chat_template, end):
     model_config.bias_activation_fusion = fused
     directory, files, shortened = Path(config.exp_manager.explicit_log_dir), {}, {}
 
-    def look(tokenizer):
-        """Items that are too long are refused in seconds."""
+    def look(tokenizer):  # so that items that are too long are refused in seconds
         prompts = use_prompts(tokenizer, chat_template, model_config.data.train_ds.add_bos)
         for name, data in ("train", model_config.data.train_ds), ("val", model_config.data.validation_ds):
             room = config.settings.max_seq_length, data.get("tokens_to_generate", 0)
@@ -189,7 +188,7 @@ def main():
             facts |= {"loss": training.loss, "code": digest(__file__)}
             settings = args.settings | {"seed": args.seed}
             record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
-        end_distributed()
+        wait_for_all(end=True)
     if first:
         made = training.take_over()
         say("train_lora", training.disk())

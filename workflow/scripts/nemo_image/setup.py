@@ -74,8 +74,8 @@ def end_with_torchrun():
     """torchrun puts each rank into a session of its own: without this, they would outlive a killed torchrun."""
     if sys.platform == "linux" and "RANK" in os.environ:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if b"torch" not in Path("/proc", str(os.getppid()), "cmdline").read_bytes():
-            sys.exit("torchrun has ended.")  # before that
+        if b"torch" not in Path("/proc", str(os.getppid()), "cmdline").read_bytes():  # it ended before that
+            sys.exit("torchrun has ended.")
 
 
 def arguments(description):
@@ -187,19 +187,13 @@ def describe_nodes():
     return {"hosts": hosts, "gpus": [gpu for _, gpu in found if gpu]}
 
 
-def wait_for_all():
-    """A barrier. Where a rank ends before it, as on a full disk, that one says why, and no other adds a traceback."""
-    import torch
+def wait_for_all(end=False):
+    """A barrier; a rank that ended before it has said why. end: ends torch.distributed on all ranks together."""
+    from torch import distributed
 
     try:
-        torch.distributed.barrier()
-    except RuntimeError:
+        distributed.barrier()
+    except RuntimeError:  # no traceback beside the other's words
         exit_all("Another process of this job has ended; what it said stands above.")
-
-
-def end_distributed():
-    """Ends torch.distributed on all ranks together: a process that ends with gloo's threads in it may abort."""
-    import torch
-
-    wait_for_all()
-    torch.distributed.destroy_process_group()
+    if end:  # a process that ends with gloo's threads in it may abort
+        distributed.destroy_process_group()
