@@ -2,14 +2,18 @@
 several numbers of lines; read_items and write_jsonl, which hold all of a file, are the reference.
 
 python benchmarks/answers.py [--lines 10000 100000 1000000]
+python benchmarks/answers.py --nemo 2000 20000 100000
 
 A question has some 100 words. Two models' predictions are put together, with random log-probabilities of three labels;
-predict.py's part is to join its batches.
+predict.py's part is to join its batches. --nemo: the whole of predict.py instead, with NeMo on one CPU core and the
+tests' tiny model, at so many questions of 5 words.
 """
 
 import argparse
 import json
+import os
 import random
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -37,19 +41,20 @@ else:
 """
 
 
-def write_questions(file, lines):
+def write_questions(file, lines, words):
     rng = random.Random(0)
-    words = [f"word{n}" for n in range(5000)]
+    known = [f"word{n}" for n in range(5000)]
     with open(file, "w") as output:
         output.write("text\n")
         for _ in range(lines):
-            output.write(f"{' '.join(rng.choices(words, k=100))}\n")
+            output.write(f"{' '.join(rng.choices(known, k=words))}\n")
 
 
-def steps_in(here, reference):
+def steps_in(here, lines, reference):
     """(name, command) of each, in their order."""
     text, questions, answers = here / "questions.csv", here / "questions.jsonl", here / "predictions.jsonl"
     columns, join = ("--columns", COLUMNS, "--output"), ["-c", JOIN, SCRIPTS, questions, here / "batches", answers]
+    write_questions(text, lines, words=100)
     if reference:
         yield "read_items", [SCRIPTS / "read_items.py", "--file", text, "--test", *columns, here / "items.json"]
         yield "write_jsonl", [SCRIPTS / "write_jsonl.py", "--json", here / "items.json", *columns, here / "test.jsonl"]
@@ -60,20 +65,40 @@ def steps_in(here, reference):
     yield "write_answers", [SCRIPTS / "write_answers.py", *models, "--output", here / "answers.tsv"]
 
 
+def predict_in(here, lines):
+    """(name, command) of predict.py, for a tiny model and questions that are made here."""
+    tiny, base, text, questions = here / "tiny", here / "base", here / "questions.csv", here / "questions.jsonl"
+    write_questions(text, lines, words=5)
+    for command in (
+        [ROOT / "tests/tiny.py", tiny],
+        [SCRIPTS / "convert_model.py", "--snapshot", tiny, "--output-dir", base],
+        [SCRIPTS / "read_questions.py", "--test", text, "--columns", COLUMNS, "--output", questions],
+    ):
+        subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    settings = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
+    settings |= {"batch_size": 64, "tokens_to_generate": 1, "max_seq_length": 512}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", SCRIPTS / "predict.py"]
+    files = ["--base", base, "--test", questions, "--work-dir", here / "work", "--output", here / "predictions.jsonl"]
+    options = ["--labels", "yes", "no", "maybe", "--settings", json.dumps(settings), "--accelerator", "cpu"]
+    yield "predict", [*torchrun, *files, *options]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     help = "the number of lines up to which the reference is measured, too"
     parser.add_argument("--reference", type=int, default=100_000, help=help)
     parser.add_argument("--directory", help="default: the system's for temporary files")
+    parser.add_argument("--nemo", type=int, nargs="+", metavar="LINES", help="predict.py with NeMo instead")
     args = parser.parse_args()
+    os.environ |= {"PYTHONPATH": f"{SCRIPTS}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     print("| lines | step | s | peak memory |")
     print("|" + "---|" * 4)
-    for lines in args.lines:
+    for lines in args.nemo or args.lines:
         with tempfile.TemporaryDirectory(dir=args.directory) as directory:
             here = Path(directory)
-            write_questions(here / "questions.csv", lines)
-            for name, command in steps_in(here, lines <= args.reference):
+            steps = predict_in(here, lines) if args.nemo else steps_in(here, lines, lines <= args.reference)
+            for name, command in steps:
                 (here / "nothing").mkdir()  # which measure() removes
                 seconds, memory = measure([sys.executable, *command], here / "nothing")
                 if name:

@@ -6,9 +6,12 @@ python tests/tiny.py DIRECTORY
 import json
 import random
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
+import gguf
+import numpy as np
 import sentencepiece
 import torch
 from common.pubmedqa import prompt
@@ -105,6 +108,43 @@ def write_adapter(snapshot, directory, targets=ALL, **options):
                 torch.nn.init.normal_(parameter, std=0.1)
         model.save_pretrained(directory)
     return model.eval()
+
+
+def write_gguf(file):
+    """A tiny random Llama in GGUF, by its own library."""
+    width, words = 64, 300
+    with tempfile.TemporaryDirectory() as directory:
+        write_tokenizer_json(directory, words)
+        vocabulary = json.loads(Path(directory, "tokenizer.json").read_text())["model"]
+    writer = gguf.GGUFWriter(file, "llama")
+    for add, value in (
+        (writer.add_name, "tiny"),
+        (writer.add_context_length, 512),
+        (writer.add_embedding_length, width),
+        (writer.add_block_count, 1),
+        (writer.add_feed_forward_length, width),
+        (writer.add_head_count, 4),
+        (writer.add_head_count_kv, 4),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_vocab_size, words),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_token_list, list(vocabulary["vocab"])),
+        (writer.add_token_merges, [" ".join(pair) for pair in vocabulary["merges"]]),
+        (writer.add_bos_token_id, 1),
+        (writer.add_eos_token_id, 2),
+    ):
+        add(value)
+    draw = np.random.default_rng(0).standard_normal
+    squares = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    tensors = {f"blk.0.{name}": (width, width) for name in squares} | {"token_embd": (words, width)}
+    tensors |= {"output": (words, width), "output_norm": (width,)}
+    tensors |= {f"blk.0.{name}": (width,) for name in ("attn_norm", "ffn_norm")}
+    for name, shape in tensors.items():
+        writer.add_tensor(f"{name}.weight", draw(shape, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if not IS_MODULE:
         os.environ.setdefault(variable, os.path.abspath(f".snakemake/cache/{cache}"))  # where ~ is full, or not there
     slurm.plan_as_submitted(workflow)
     of_clone("planning.speed").collect_less_garbage()
+    of_clone("planning.targets").explain(workflow, config)
 
 
 onstart:

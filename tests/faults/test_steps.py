@@ -1,25 +1,62 @@
 """Each step killed at a random moment, and on a disk that is full. What it leaves is whole or not there; run again, it
 makes what it made undisturbed. `make test-faults` alone: KILLS=100 for so many kills."""
 
+import csv
 import os
 import random
 import re
 import shutil
 import signal
 import subprocess
-import time
 from typing import NamedTuple
 
 import pytest
+import yaml
+from chat_templates import MISTRAL_V1
 from common.files import sha256
 from helpers import ROOT, copy_workflow, environment, snakemake
+from tiny import write_adapter, write_gguf
 
 KILLS = int(os.environ.get("KILLS", 0))
 FULL_DISKS = int(os.environ.get("FULL_DISKS", 0))  # of each step
-MODEL = "results/runs/lora/fold0/seed0"
-TARGETS = "all", "export", "results/base/tiny.nemo", f"{MODEL}/merged/config.json"
-NAMES = ("simulate_trials", "split_folds", "write_jsonl", "download_model", "convert_model", "pack_model", "train_lora")
-NAMES += ("predict", "evaluate", "compare_runs", "write_report", "export_adapter", "merge_model", "write_model_card")
+RUN = {"model": "tiny", "dataset": "trials", "devices": 1, "tensor_model_parallel_size": 1, "precision": 32}
+RUN |= {"megatron_amp_O2": False, "predict": {"batch_size": 7, "tokens_to_generate": 6}}
+TRAIN = {"micro_batch_size": 2, "global_batch_size": 4, "max_steps": 4, "val_check_interval": 2, "lr": 0.001}
+TRAIN |= {"warmup_steps": 1, "repeat_maybe": 2}
+CONFIG = {
+    "targets": ["chosen"],
+    "models": {"packed": {"gguf": "packed.gguf"}},
+    "datasets": {
+        "asked": {"test": "questions.csv"},
+        "drawn": {"items": "questions.csv"},
+        "read": {"train": "train.csv", "val": "val.csv", "test": "questions.csv"},
+    },
+    "runs": {
+        "slow": {**RUN, "train": TRAIN},
+        "fast": {**RUN, "train": {**TRAIN, "lr": 0.01}},
+        "chosen": {**RUN, "choose": ["slow", "fast"]},
+        "imported": {**RUN, "adapter": {"directory": "peft"}},
+        "spoken": {**RUN, "chat_template": True},
+    },
+}
+TARGETS = {  # of each, the steps that no other has
+    "all": "simulate_trials split_folds write_jsonl download_model convert_model train_lora choose_run predict "
+    "evaluate compare_runs write_report",
+    "export": "export_adapter write_model_card",
+    "results/runs/chosen/fold0/seed0/merged.verification.tsv": "merge_model predict_for_export verify_export",
+    "results/runs/imported/fold0/seed0/adapter.nemo": "import_adapter",
+    "results/base/tiny.nemo": "pack_model",
+    "results/base/tiny.verification.tsv": "verify_model",
+    "results/answers/chosen/asked.tsv": "read_questions predict_questions write_answers",
+    "results/data/drawn/items/test.json": "split_items",
+    "results/data/read/items/test.json": "read_items",
+    "resources/hf/tiny/chat_template.jinja": "extract_chat_template",
+    "resources/hf/packed/manifest.json": "dequantize_gguf",
+}
+if "PUBMEDQA_DIR" in os.environ:
+    CONFIG["datasets"]["pubmedqa"] = {"directory": os.environ["PUBMEDQA_DIR"], "revision": None}
+    TARGETS["resources/data/pubmedqa/ori_pqal.json"] = "download_pubmedqa"
+NAMES = [name for steps in TARGETS.values() for name in steps.split()]
 THREADS = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 )  # as Snakemake: sums are by them
@@ -33,26 +70,37 @@ class Step(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def project(tiny_mistral, tmp_path_factory):
+def project(tiny_mistral, tmp_path_factory, request):
     """A directory in which every step has run, on a small file system of its own where root can mount one; of each
-    step: its command, and the files that it made. The logs are elsewhere: there is always room for a sentence."""
+    step its command, the files that it made, and how long it took. The logs are elsewhere: there is always room for a
+    sentence."""
     directory, logs = tmp_path_factory.mktemp("steps"), tmp_path_factory.mktemp("logs")
-    if mounted := not os.geteuid():
+    if not os.geteuid():
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", directory], check=True)
+        request.addfinalizer(lambda: subprocess.run(["umount", "--lazy", directory], check=True))
     copy_workflow(directory)
     shutil.copyfile(ROOT / "tests/chain.yaml", directory / "chain.yaml")
-    (directory / "mine.yaml").write_text("targets: [lora]")
+    (directory / "mine.yaml").write_text(yaml.safe_dump(CONFIG))
     (directory / "logs").symlink_to(logs)
     shutil.copytree(tiny_mistral, directory / "tiny")
-    call = *TARGETS, "--configfile", "chain.yaml", "mine.yaml", "--set-threads", "train_lora=1", "predict=1"
+    write_adapter(directory / "tiny", directory / "peft")
+    (directory / "tiny/chat_template.jinja").write_text(MISTRAL_V1)
+    write_gguf(directory / "packed.gguf")
+    for name in ("train", "val", "questions"):
+        rows = [(f"Does number {number} of {name} help?", f"answer {number % 3}") for number in range(100)]
+        with open(directory / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("input", "output"), *rows])
+    call = *TARGETS, "--configfile", "chain.yaml", "mine.yaml", "--set-threads", *(f"{name}=1" for name in NAMES)
     planned = snakemake(directory, *call, "--dry-run", "--printshellcmds").stdout
     done = snakemake(directory, *call)
     assert done.returncode == 0, done.stdout
     for place in ("results", "resources"):
         shutil.copytree(directory / place, directory / "before" / place, symlinks=True)
-    yield directory, dict(steps(planned))
-    if mounted:
-        subprocess.run(["umount", "--lazy", directory], check=True)
+    took = re.findall(r"^\S+ (\w+)(?: \(.*?\))?: done after 0:(\d\d):(\d\d)", done.stdout, re.MULTILINE)
+    durations = {name: int(minutes) * 60 + int(seconds) for name, minutes, seconds in took}
+    found = dict(steps(planned))
+    assert sorted(found) == sorted(NAMES) == sorted(durations.keys() - {"all", "export"})
+    return directory, found, durations
 
 
 def steps(planned):
@@ -73,7 +121,8 @@ def made(directory, step):
 
 def files_of(output):
     """A result, and what stands beside it where it is the last file of a directory that is written whole."""
-    if output.name in ("model_config.yaml", "config.json"):  # of convert_model and merge_model
+    of_gguf = output.match("packed/manifest.json") and output.exists()
+    if output.name in ("model_config.yaml", "config.json") or of_gguf:
         return [file for file in output.parent.rglob("*") if file.is_file()]
     return [output] if output.exists() else []
 
@@ -89,8 +138,11 @@ def remove(directory, step):
         shutil.copytree(directory / "before" / place, directory / place, symlinks=True)
     for name in step.outputs:
         (directory / name).unlink(missing_ok=True)
+    if "resources/hf/packed/manifest.json" in step.outputs:  # what stood beside it would make room
+        shutil.rmtree(directory / "resources/hf/packed")
     if any(name.endswith("adapter.nemo") for name in step.outputs):  # else it is taken over
-        shutil.rmtree(directory / MODEL / "training", ignore_errors=True)
+        for kept in directory.glob("results/runs/*/fold0/seed0/training"):
+            shutil.rmtree(kept)
 
 
 def start(directory, step):
@@ -107,16 +159,19 @@ def start(directory, step):
 @pytest.mark.kind("kills of steps, each at a moment by its seed")
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_killed(project, seed):
-    directory, found = project
-    rng = random.Random(seed)
+    directory, found, durations = project
     name = NAMES[seed % len(NAMES)]
     step, before = found[name], made(directory / "before", found[name])
-    remove(directory, step)
-    process = start(directory, step)
-    time.sleep(rng.uniform(0, 40 if name in ("train_lora", "predict") else 4))
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    moment, was_killed = random.Random(seed).uniform(0, durations[name] + 1), False
+    while not was_killed:
+        remove(directory, step)
+        process = start(directory, step)
+        try:
+            process.wait(moment)
+            moment /= 2  # it was faster than in the fixture
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            was_killed = process.wait() == -signal.SIGKILL
     left = made(directory, step)
     assert all(before.get(file) == digest for file, digest in left.items()), "half a result"
     assert start(directory, step).wait() == 0, (directory / step.log).read_text()
@@ -129,7 +184,7 @@ def test_killed(project, seed):
 @pytest.mark.parametrize("seed", range(FULL_DISKS))
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "download_model"])  # which makes links only
 def test_full_disk(project, name, seed):
-    directory, found = project
+    directory, found, _ = project
     step, before = found[name], made(directory / "before", found[name])
     size = sum((directory / "before" / file).stat().st_size for file in before)
     remove(directory, step)

@@ -3,6 +3,7 @@ torchrun does its ranks, and says that one's number."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from subprocess import PIPE, Popen
@@ -107,3 +108,26 @@ def test_command_is_the_same_as_without():
     process = Popen([sys.executable, "-c", f"{START} stop.main()", "no-such-command"], stderr=PIPE, text=True)
     assert process.communicate()[1] == "stop_after_step: no-such-command: No such file or directory\n"
     assert process.returncode == 1
+
+
+RANK = f"import sys, time; sys.path.insert(0, {str(ROOT / 'workflow/scripts')!r}); from nemo_image import setup; "
+RANK += "setup.arguments(''); print('starts', flush=True); time.sleep(60)"
+RUNS = f"import subprocess, sys; r = subprocess.Popen([sys.executable, '-c', {RANK!r}], start_new_session=True); "
+RUNS += "print(r.pid, flush=True); r.wait()"
+
+
+def test_a_rank_ends_with_torchrun():
+    """From its first call on, before it imports torch."""
+    with Popen(
+        [sys.executable, "-c", RUNS, "torchrun"], stdout=PIPE, text=True, env={**os.environ, "RANK": "0"}
+    ) as run:
+        rank = psutil.Process(int(run.stdout.readline()))
+        assert run.stdout.readline() == "starts\n"
+        run.kill()
+        rank.wait(5)
+
+
+def test_a_rank_does_not_begin_without_torchrun(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    done = subprocess.run([sys.executable, "-c", RANK], stderr=PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "torchrun has ended.\n")

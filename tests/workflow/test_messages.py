@@ -51,6 +51,26 @@ def test_unknown_target(workflow):
     assert lines == [f"{target}: lra is not among runs: base, tutorial, lora, best"]
 
 
+TARGETS = (
+    "Targets are export, compare_runs, write_report, all and files; runs, which go under targets:, base, tutorial, lora"
+)
+MISTYPED = {
+    "lroa": f"lroa: is no target; is it lora? {TARGETS}, best",
+    "train_lora": "train_lora: is a step of several jobs and no target. Ask for a file that it makes: "
+    "results/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
+    "results/acuracy.tsv": "results/acuracy.tsv: no step makes it; is it accuracy.tsv? "
+    "In results there will be accuracy.json, accuracy.tsv, report.html",
+    "results/base/mistral-7.nemo": "results/base/mistral-7.nemo: mistral-7 is not among models: mistral-7b; "
+    "is it mistral-7b?",
+}
+
+
+@pytest.mark.parametrize("target", MISTYPED)
+def test_mistyped_target(workflow, target):
+    """What no rule makes, or no file is there for, after one that can be made."""
+    assert said(workflow, "--dry-run", "results/accuracy.tsv", target)[-1] == MISTYPED[target]
+
+
 def test_results_that_cannot_be_written(workflow):
     (workflow / "mine.yaml").write_text("{image: null, accelerator: cpu, pathvars: {results: /proc/x}}")
     problem = "/proc/x: can't be written: /proc: No such file or directory"

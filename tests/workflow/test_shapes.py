@@ -4,6 +4,7 @@ with it at any other."""
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -148,3 +149,19 @@ def test_start_of_another_form_is_refused_in_a_line(inputs, adapters, tmp_path):
     """Other keys than alpha: tests/unit/test_adapter.py."""
     code, said = train(inputs, tmp_path / "second.nemo", 1, "--start-from", adapters[1], nemo=[])
     assert code != 0 and f"\n{adapters[1]}: its alpha is 24, but 8 in the training that starts from it.\n" in said, said
+
+
+def test_an_item_that_is_too_long_is_told_before_the_model_loads(inputs, tmp_path):
+    first, second = read_jsonl(inputs / "train.jsonl")[:2]
+    write_jsonl(tmp_path / "long.jsonl", [first, second | {"input": second["input"] * 9}])
+    files = "--test", tmp_path / "long.jsonl", "--work-dir", tmp_path / "work", "--output", tmp_path / "out.jsonl"
+    with ThreadPoolExecutor() as pool:
+        trained = pool.submit(train, inputs, tmp_path / "adapter.nemo", 1, "--train", tmp_path / "long.jsonl")
+        predicted = pool.submit(call, inputs, "predict.py", 1, PREDICT, *files, "--labels", *LABELS)
+        ended = trained.result(), predicted.result()
+    for code, said in ended:
+        told = (
+            rf"long\.jsonl: the prompt of {second['pmid']} has \d+ tokens; max_seq_length leaves \d+ for it: raise that"
+        )
+        assert code != 0 and re.search(told, said), said
+        assert "the model is loaded" not in said

@@ -1,11 +1,18 @@
-"""Checks what is asked for on the command line, before Snakemake looks for a rule that makes it."""
+"""What is asked for on the command line: checked before Snakemake looks for a rule that makes it, and explained where
+there is none."""
 
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
+
+from snakemake.io import regex_from_filepattern, strip_wildcard_constraints
+from snakemake.logging import logger
 
 from . import Problem
 from .datasets import folds_of
+
+WORKFLOW = Path(__file__).parent.parent
 
 
 def below(target, directory):
@@ -33,7 +40,82 @@ def check(target, runs, datasets, directory, before=""):
     if choice and not re.fullmatch(r"(adapter\.|(peft|merged)[/.])[^/]+", "/".join(parts[3:])):
         why = "only what is chosen gets answers to the test items"
         raise Problem(f"{target}: {run} is a candidate of {choice}: {why}")
+    if not seed:
+        raise Problem(
+            f"{target}: is no file that a step makes. Ask for one: {directory}/{run}/fold0/seed0/metrics.json"
+        )
     if not re.fullmatch(r"fold\d", fold) or not re.fullmatch(r"seed(0|[1-9]\d*)", seed):
         raise Problem(f"{target}: {fold}/{seed} is none of fold0/seed0, fold0/seed1, …, fold9/…")
     if int(fold[4:]) not in folds_of(datasets.get(runs[run]["dataset"], {})):
         raise Problem(f"{target}: {runs[run]['dataset']} has fold 0 only")
+
+
+def made(rules):
+    """The paths that rules make, their wildcards as {run}."""
+    return [strip_wildcard_constraints(str(file)) for rule in rules for file in rule.output]
+
+
+def wildcards_of(path, pattern):
+    """{wildcard: value} where the path is of the pattern, with any values; else None."""
+    found = re.match(regex_from_filepattern(re.sub(r"\{(\w+)\}", r"{\1,[^/]+}", pattern)), path)
+    return found and found.groupdict()
+
+
+def nearest(word, names, likeness=0.6):
+    found = get_close_matches(word, names, 1, likeness)
+    return f"; is it {found[0]}?" if found else ""
+
+
+class Explanation:
+    """A filter of Snakemake's log: where it can't make a target, it says what there is. Snakemake alone knows which
+    words of the command line are targets, and which rules a Snakefile has beside the workflow's."""
+
+    def __init__(self, workflow, config):
+        self.workflow = workflow
+        self.names = {kind: list(config[kind]) for kind in ("runs", "models", "datasets")}
+
+    def filter(self, record):
+        said, failed = str(record.msg), getattr(record, "exception", None)
+        asked = self.workflow.dag_settings.targets if failed and self.workflow.dag_settings else ()
+        rules = [rule for rule in self.workflow.rules if rule.name in asked and rule.has_wildcards()]
+        if misnamed := next(filter(None, map(self.of_names, asked)), None):
+            record.msg = misnamed
+        elif missing := re.match(r"MissingRuleException:\nNo rule to produce (.*) \(if you use", said, re.DOTALL):
+            record.msg = self.of_file(missing[1]) if os.sep in missing[1] else self.of_word(missing[1])
+        elif rules and said.startswith("WorkflowError:\nTarget rules may not contain wildcards"):
+            record.msg = "\n".join(map(self.of_step, rules))
+        return True
+
+    def of_names(self, target):
+        """None where runs, models and data sets in its path are those that there are."""
+        ours = [rule for rule in self.workflow.rules if Path(rule.snakefile).is_relative_to(WORKFLOW)]
+        for values in filter(None, (wildcards_of(target, pattern) for pattern in made(ours))):
+            for kind, names in self.names.items():
+                if (value := values.get(kind[:-1], names[0])) not in names:
+                    return f"{target}: {value} is not among {kind}: {', '.join(names)}{nearest(value, names)}"
+
+    def of_step(self, rule):
+        return f"{rule.name}: is a step of several jobs and no target. Ask for a file that it makes: {made([rule])[-1]}"
+
+    def of_word(self, word):
+        rules, runs = [rule.name for rule in self.workflow.rules], self.names["runs"]
+        whole = [rule.name for rule in self.workflow.rules if not rule.has_wildcards()]
+        there = f"Targets are {', '.join(whole)} and files; runs, which go under targets:, {', '.join(runs)}"
+        return f"{word}: is no target{nearest(word, [*runs, *rules]) or '.'} {there}"
+
+    def of_file(self, file):
+        patterns, directory = made(self.workflow.rules), os.path.dirname(file)
+        beside = [pattern for pattern in patterns if wildcards_of(directory, os.path.dirname(pattern)) is not None]
+        names = sorted({os.path.basename(pattern) for pattern in beside})
+        names = [name for name in names if "{" in name or self.is_made(f"{directory}/{name}")]
+        if not names:
+            return f"{file}: no step makes such a file{nearest(file, patterns, 0)}"
+        near = nearest(os.path.basename(file), names) or "."
+        return f"{file}: no step makes it{near} In {directory} there will be {', '.join(names)}"
+
+    def is_made(self, file):
+        return any(rule.is_producer(file) for rule in self.workflow.rules)
+
+
+def explain(workflow, config):
+    logger.addFilter(Explanation(workflow, config))

@@ -46,7 +46,7 @@ def main():
     except Exception as error:  # of gguf, numpy and transformers, where it is damaged or of another kind of model
         sys.exit(f"{gguf}: can't be read as GGUF ({' '.join(str(error).split())[:200]}). Fetch it again.")
     model.save_pretrained(args.output_dir, safe_serialization=True)
-    special = {name: getattr(model.config, f"{name}_id") for name in ("bos_token", "eos_token", "unk_token")}
+    special = {name: getattr(model.config, f"{name}_id", None) for name in ("bos_token", "eos_token", "unk_token")}
     special = {name: vocabulary.id_to_token(token) for name, token in special.items() if token is not None}
     vocabulary.post_processor = processors.ByteLevel(trim_offsets=False)  # not Llama's, which adds a first token
     inputs = {"model_input_names": ["input_ids", "attention_mask"]}

@@ -32,13 +32,13 @@ from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import fingerprint, prepare
-from nemo_image.setup import arguments, describe_machine, end_distributed, exit_all, on_first_rank, prepare_nemo
+from nemo_image.setup import arguments, describe_machine, exit_all, on_first_rank, prepare_nemo, wait_for_all
 
 PART = 4096  # items that are in memory at once
 
 
-def load_model(config):
-    """NeMo's model with the base's weights and the adapter's, ready to predict; whether it uses fused.py's kernels."""
+def load_model(config, look=None):
+    """NeMo's model with base and adapter, ready to predict; whether it uses fused.py's kernels. look: as restore's."""
     import torch.multiprocessing
     from nemo.collections.nlp.models.language_modeling.megatron_gpt_sft_model import MegatronGPTSFTModel
     from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronLMPPTrainerBuilder
@@ -53,7 +53,7 @@ def load_model(config):
         adapter.complete(base, model_config, config.model)
     model_config.bias_activation_fusion = fused
     model_config.megatron_amp_O2 = config.model.megatron_amp_O2  # NeMo 1.23 sets it to False
-    model = restore(MegatronGPTSFTModel, base, model_config, trainer)
+    model = restore(MegatronGPTSFTModel, base, model_config, trainer, look)
     if adapter:
         adapter.add_to(model, model_config)
     model.freeze()
@@ -72,26 +72,29 @@ def parts_of(file, batch_size):
 def predict(config, test, chat_template, labels, batch_dir, known):
     """Writes batch_dir/{batch}.json, [[place of the item in its part, text, scores], …], of each batch that is not
     known yet. Returns what to record: how many tokens of each label are scored, and how many items were shortened."""
-    import torch
     from megatron.core import parallel_state
     from nemo_image.predictor import Predictor
 
-    model, fused = load_model(config)
-    first = os.environ["RANK"] == "0"
-    if first:
+    seen = []
+
+    def look(tokenizer):  # so that labels and items are refused in seconds
+        prompts = use_prompts(tokenizer, chat_template, config.model.data.test_ds.add_bos)
+        try:
+            scored = told_apart({label: prompts.split("", label)[1] for label in labels}, prompts.end)
+        except ValueError as error:
+            exit_all(f"{test}: {error}.")
+        room = config.settings.max_seq_length, max(config.settings.tokens_to_generate, *map(len, scored.values()), 0)
+        seen.extend([prompts.end, *fit(prompts, test, *room, batch_dir.with_name("shortened.jsonl"))])
+
+    model, fused = load_model(config, look)
+    if first := os.environ["RANK"] == "0":
         say("predict", "the model is loaded")
-    prompts = use_prompts(model.tokenizer, chat_template, config.model.data.test_ds.add_bos)
+    end, file, shortened = seen
     dataset = model._build_dataset(model.cfg.data.test_ds, is_train=False)[0]
     # tokens as in training
     labels = {label: dataset._process_example({"input": "", "output": label})["answer_ids"] for label in labels}
-    try:
-        labels = told_apart(labels, prompts.end)
-    except ValueError as error:
-        exit_all(f"{test}: {error}.")
-    read_on = max(config.settings.tokens_to_generate, *map(len, labels.values()), 0)
-    room = config.settings.max_seq_length, read_on
-    file, shortened = fit(prompts, test, *room, batch_dir.with_name("shortened.jsonl"))
-    predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused, end=prompts.end[-1])
+    labels = told_apart(labels, end)
+    predictor = Predictor(model, labels, config.settings.tokens_to_generate, flash=fused, end=end[-1])
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     size, done = config.settings.batch_size, len(known)
     if first:
@@ -113,7 +116,7 @@ def predict(config, test, chat_template, labels, batch_dir, known):
             if first:
                 progress.to(done + min(turn * ranks, len(left)))
         done += len(left)
-        torch.distributed.barrier()  # rank 0 will read what all have written, and none waits for long
+        wait_for_all()  # rank 0 will read what all have written, and none waits for long
     if first:
         progress.close()
     facts = {"label_tokens": {label: len(ids) for label, ids in labels.items()}} if labels else {}
@@ -190,7 +193,7 @@ def main():
         shutil.rmtree(args.work_dir)
     if os.environ["LOCAL_RANK"] == "0":
         shutil.rmtree(index_dir, ignore_errors=True)  # of each node, which may be one directory after all
-    end_distributed()
+    wait_for_all(end=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from nemo_image.lengths import fit
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import make_exact, prepare, refuse_unfinished
-from nemo_image.setup import arguments, describe_machine, end_distributed, on_first_rank, prepare_nemo
+from nemo_image.setup import arguments, describe_machine, on_first_rank, prepare_nemo, wait_for_all
 from nemo_image.stop import stop_after_step
 from omegaconf import OmegaConf
 
@@ -77,16 +77,20 @@ def train(config, start, chat_template, end):
     base = config.model.restore_from_path
     model_config = MegatronGPTSFTModel.merge_cfg_with(base, config)
     model_config.bias_activation_fusion = fused
-    model = restore(MegatronGPTSFTModel, base, model_config, trainer)
+    directory, files, shortened = Path(config.exp_manager.explicit_log_dir), {}, {}
+
+    def look(tokenizer):  # so that items that are too long are refused in seconds
+        prompts = use_prompts(tokenizer, chat_template, model_config.data.train_ds.add_bos)
+        for name, data in ("train", model_config.data.train_ds), ("val", model_config.data.validation_ds):
+            room = config.settings.max_seq_length, data.get("tokens_to_generate", 0)
+            file = directory / f"shortened-{name}.jsonl"
+            files[name], shortened[name] = fit(prompts, config.settings[name], *room, file)
+
+    model = restore(MegatronGPTSFTModel, base, model_config, trainer, look)
     if first:
         say("train_lora", "the model is loaded")
-    directory, shortened = Path(config.exp_manager.explicit_log_dir), {}
-    prompts = use_prompts(model.tokenizer, chat_template, model.cfg.data.train_ds.add_bos)
     for name, data in ("train", model.cfg.data.train_ds), ("val", model.cfg.data.validation_ds):
-        room = config.settings.max_seq_length, data.get("tokens_to_generate", 0)
-        file = directory / f"shortened-{name}.jsonl"
-        file, shortened[name] = fit(prompts, config.settings[name], *room, file)
-        data.file_names = [str(file)]
+        data.file_names = [str(files[name])]
     model.add_adapter(PEFT_CONFIG_MAP[config.model.peft.peft_scheme](model_config))
     if start:  # before fit(), which puts a checkpoint's weights in their place where there is one
         start.begin(model, config.model.peft.lora_tuning)
@@ -184,7 +188,7 @@ def main():
             facts |= {"loss": training.loss, "code": digest(__file__)}
             settings = args.settings | {"seed": args.seed}
             record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
-        end_distributed()
+        wait_for_all(end=True)
     if first:
         made = training.take_over()
         say("train_lora", training.disk())

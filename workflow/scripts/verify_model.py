@@ -18,7 +18,7 @@ from common.base_files import refuse_damaged
 from common.ending import run
 from common.files import replacing
 from nemo_image.loading import restore
-from nemo_image.setup import arguments, describe_machine, end_distributed, prepare_nemo
+from nemo_image.setup import arguments, describe_machine, prepare_nemo, wait_for_all
 from omegaconf import OmegaConf, open_dict
 
 # TransformerEngine multiplies fp32 in TF32, with errors above TOLERANCE. Read by CUDA's libraries, so before torch's
@@ -130,7 +130,7 @@ def main():
         with replacing(args.output) as partial:
             partial.write_text("\n".join(rows) + "\n")
         print(f"{said}: the same model")
-    end_distributed()
+    wait_for_all(end=True)
 
 
 if __name__ == "__main__":

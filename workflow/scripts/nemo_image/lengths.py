@@ -2,6 +2,7 @@
 cut off the prompt's end, which is the question."""
 
 import os
+import time
 
 from common.files import rows_of, write_jsonl
 from common.items import id_of
@@ -31,7 +32,6 @@ def fit(prompts, file, max_seq_length, tokens_to_generate, shortened):
     NeMo counts the prompt, the answer or as many tokens as are to be generated, and an end. Exits where an item has
     more and can't be shortened. prompts: as use_prompts returns it.
     """
-    import torch
 
     def count(text):
         return len(prompts.prompt(text))
@@ -55,5 +55,6 @@ def fit(prompts, file, max_seq_length, tokens_to_generate, shortened):
         return file, 0
     if os.environ["RANK"] == "0":
         write_jsonl(shortened, (row for row, _ in fitting()))
-    torch.distributed.barrier()
+    while not shortened.exists():  # torch.distributed is not there yet; an earlier attempt's is the same
+        time.sleep(0.1)
     return shortened, number

@@ -55,13 +55,22 @@ def instantiate(config, **more):
     return import_class_by_path(config._target_)(**values, **more)
 
 
-def restore(model_class, base, model_config, trainer):
-    """The model of an unpacked .nemo directory, as model_config has it."""
+def restore(model_class, base, model_config, trainer, look=None):
+    """The model of an unpacked .nemo directory, as model_config has it. look: called with its tokenizer before the rest
+    is made, which may take minutes."""
     from nemo.core.classes.mixins import adapter_mixins
 
     adapter_mixins.instantiate = instantiate
     use_tokenizer_of(base, model_config)
     refuse_rope_scaling(base, model_config)
+    build_tokenizer = model_class._build_tokenizer
+
+    def build_and_look(model):
+        build_tokenizer(model)
+        look(model.tokenizer)
+
+    if look:
+        model_class._build_tokenizer = build_and_look
     return model_class.restore_from(base, override_config_path=model_config, trainer=trainer)
 
 

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import importlib
 import json
+import logging
 import os
 import platform
 import signal
@@ -69,8 +70,17 @@ def describe_machine(step, accelerator, settings):
         refuse_gpus(devices, settings["precision"], capabilities)
 
 
+def end_with_torchrun():
+    """torchrun puts each rank into a session of its own: without this, they would outlive a killed torchrun."""
+    if sys.platform == "linux" and "RANK" in os.environ:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if b"torch" not in Path("/proc", str(os.getppid()), "cmdline").read_bytes():  # it ended before that
+            sys.exit("torchrun has ended.")
+
+
 def arguments(description):
-    """The parser of a step that runs under torchrun, with the arguments that all of them have."""
+    """The parser of a step that runs under torchrun, with the arguments that all of them have. A step's first call."""
+    end_with_torchrun()
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
     parser.add_argument("--accelerator", required=True, choices=["cpu", "gpu"])
@@ -115,9 +125,7 @@ def prepare_nemo(accelerator, base=None):
         refuse_damaged(base)
     if base and os.environ["LOCAL_RANK"] == "0":
         checkpoint.read_ahead(base)
-    if sys.platform == "linux":
-        # torchrun puts each rank into a session of its own: without this they would outlive a killed torchrun
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    logging.raiseExceptions = False  # a full disk, of which the step tells, fails each line of NeMo's own log, too
     lazy_imports.install()
     gc.disable()  # nothing of the modules is garbage, and looking for it takes a quarter of their imports' time
     if accelerator == "cpu":
@@ -179,9 +187,13 @@ def describe_nodes():
     return {"hosts": hosts, "gpus": [gpu for _, gpu in found if gpu]}
 
 
-def end_distributed():
-    """Ends torch.distributed on all ranks together: a process that ends with gloo's threads in it may abort."""
-    import torch
+def wait_for_all(end=False):
+    """A barrier; a rank that ended before it has said why. end: ends torch.distributed on all ranks together."""
+    from torch import distributed
 
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    try:
+        distributed.barrier()
+    except RuntimeError:  # no traceback beside the other's words
+        exit_all("Another process of this job has ended; what it said stands above.")
+    if end:  # a process that ends with gloo's threads in it may abort
+        distributed.destroy_process_group()
