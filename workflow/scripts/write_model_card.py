@@ -116,8 +116,7 @@ def front_matter(base, data, licence, name, metrics):
 
 
 def hardware(provenance):
-    gpus = ", ".join(sorted(set(provenance.get("gpus", []))))
-    settings = provenance["settings"]
+    gpus, settings = ", ".join(sorted(set(provenance.get("gpus", [])))), provenance["settings"]
     return f"{settings.get('nodes', 1) * settings['devices']} × {gpus}" if gpus else "a CPU"
 
 
