@@ -16,6 +16,7 @@ DENSE = "self_attention.adapter_layer.lora_dense_attention_adapter"
 def rank(monkeypatch):
     """rank(number, ranks): this process is that rank, to megatron-core."""
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
 
     def be(number, ranks):
         state = types.SimpleNamespace(
@@ -108,6 +109,7 @@ def test_configuration_of_training(tmp_path, monkeypatch):
     from omegaconf import OmegaConf
 
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     own = {"rotary_base": 5, "fp8": True, "hidden_size": None, "num_layers": 3, "tokenizer": {"model": "/theirs"}}
     model_config = OmegaConf.create({"num_layers": 3, "hidden_size": 12, "tokenizer": {"model": "ours"}, "fp8": False})
     OmegaConf.set_struct(model_config, True)
@@ -136,6 +138,7 @@ def test_configuration_of_training(tmp_path, monkeypatch):
 
 def test_start_of_another_form(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     form = {"adapter_dim": 4, "alpha": 8, "target_modules": ["attention_qkv", "attention_dense", "mlp_fc1", "mlp_fc2"]}
     for key, other in ("adapter_dim", 8), ("alpha", 24), ("target_modules", ["attention_qkv"]):
         with pytest.raises(SystemExit) as error:
