@@ -276,6 +276,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "datasets: {x: {items: d.csv, labels: [1, 2]}}": (
         'datasets.x.labels: YAML reads 1 as a number; put it in quotes: "1"'
     ),
+    "datasets: {x: {items: d.csv, labels: [a, [b]]}}": "datasets.x.labels: ['b'] is no text; put it in quotes",
     "datasets: {x: {items: d.csv, labels: [a, malformed]}}": (
         "datasets.x.labels: no label can be called malformed: the tables say so of texts that are none"
     ),

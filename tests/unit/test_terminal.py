@@ -127,5 +127,5 @@ def test_results_at_the_end(tmp_path):
         f"To ask it a question, put your own text in place of each …:\n{ask}"
     )
     (tmp_path / "report.html").unlink()
-    asked = "To ask it a question: trials/peft/README.md\n"
+    asked = "How to use it: trials/peft/README.md\n"
     assert end("report.html", trials).endswith(f"Report: report.html\nAdapter: trials/peft\n{asked}")

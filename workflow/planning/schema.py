@@ -34,7 +34,7 @@ def hint(unknown, known):
 
 def unquoted(value, word):
     """word: as it is written, where that is known."""
-    if word is None:
+    if not word or not isinstance(word, str):
         return f"{value} is no text; put it in quotes"
     kinds = {int: "a number", float: "a number", datetime.date: "a date", datetime.datetime: "a date"}
     return f'YAML reads {word} as {kinds.get(type(value), value)}; put it in quotes: "{word}"'

@@ -162,7 +162,7 @@ def ask(directory, run, dataset, tool):
     """A line that asks the adapter a question, with … for an item's own text; of PubMedQA's prompts the model card has
     an example."""
     if "answer" not in dataset:
-        return f"To ask it a question: {directory}/README.md"
+        return f"How to use it: {directory}/README.md"
     prompt = "".join(text + "…" * (name is not None) for text, name in parts(dataset["prompt"]))
     words = ["python", os.path.relpath(tool), *["--add-bos"] * bool(run.get("add_bos")), directory, prompt.strip(" ")]
     return f"To ask it a question, put your own text in place of each …:\n{shlex.join(words)}"
