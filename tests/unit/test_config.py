@@ -202,8 +202,8 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
         "runs.lora.train.start_from: tutorial and lora differ in model, in which they must agree"
     ),
     "models: {x: org/x}": "models.x: 'org/x' is not a model; are these lines indented under the name of one?",
-    "{datasets: {x: , items: d.csv, labels: [a, b]}}": (
-        "datasets.items: 'd.csv' is not a data set; are these lines indented under the name of one?"
+    "datasets: {x: {items: d.csv}, labels: [a, b]}": (
+        "datasets.labels: ['a', 'b'] is not a data set; are these lines indented under the name of one?"
     ),
     "models: []": "models: [] is not of type 'object'",
     "runs: {lora: {folds: al}}": "runs.lora.folds: 'al' does not match '^all$'",
