@@ -175,7 +175,7 @@ def test_too_few(machine, visible, count):
     output, error = job.communicate()
     assert (job.returncode, output, len(error.splitlines())) == (1, "", 1)
     by = "by nvidia-smi" if visible is None else f"in CUDA_VISIBLE_DEVICES={visible!r}"
-    assert f"asked for {count + 1} GPUs, but this job sees {count} {by}: set fewer devices" in error
+    assert f"asked for {count + 1} GPU{'s' * (count > 0)}, but this job sees {count} {by}: set fewer devices" in error
 
 
 def test_empty_is_no_abbreviation(machine):
