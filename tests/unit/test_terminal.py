@@ -22,8 +22,10 @@ rule train:
     log: "logs/{run}.log"
     params: settings='{"lr": 0.1}'
     shell:
-        "sleep 1.5; for step in 1 2 3; do echo 12:00:0$step train: $step of 3 steps, loss 0.$step; echo x; sleep 1.5;"
-        " done > {log} 2>&1; echo {output}: validation loss 0.25, {params.settings:q} >> {log}; touch {output}"
+        "(echo 12:00:00 train: continues after step 0; echo 12:00:00 train: python 3.11, torch 2) > {log}; sleep 1.5;"
+        " for step in 1 2 3; do echo 12:00:0$step train: $step of 3 steps, loss 0.$step; echo x; sleep 1.5;"
+        " done >> {log} 2>&1; echo 12:00:09 train: validation loss 0.25 after 3 steps >> {log};"
+        " echo 12:00:09 train: 4 of 3 steps >> {log}; echo {output}: validation loss 0.25, {params.settings:q} >> {log}; touch {output}"
 rule fail:
     output: "{run}.failed"
     log: "logs/{run}.failed.log"
@@ -50,7 +52,9 @@ def test_lines_of_jobs(tmp_path):
     train = [re.sub(r"\d:\d\d:\d\d", "T", line) for line in said.splitlines() if "train (run=lora)" in line]
     assert code == 1 and [line.partition(" ")[2] for line in train] == [
         "train (run=lora): Trains an adapter, with `train:`; log: logs/lora.log",
+        "train (run=lora): continues after step 0",
         *(f"train (run=lora): {step} of 3 steps, loss 0.{step}" for step in (1, 2, 3)),
+        "train (run=lora): validation loss 0.25 after 3 steps",
         'train (run=lora): done after T: lora.nemo: validation loss 0.25, {"lr": 0.1} [1 of 3 jobs]',
     ]
     failed = said[said.index("fail (run=base): failed after ") :]
