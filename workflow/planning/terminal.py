@@ -59,7 +59,7 @@ class Job:
             return log.read().decode(errors="replace").splitlines()
 
     def news(self):
-        """What is to be shown at once of what the step said since the last call. `said`: what it said last, after that."""
+        """What the step has said since the last call that is shown at once; `said` is what it said last, after that."""
         found = []
         if self.state() not in (None, self.before):
             with open(self.log, "rb") as log:
@@ -180,6 +180,8 @@ def show_results(workflow, config, rules, tool):
             print("", *log.read_text(encoding="utf-8").splitlines()[:-1], sep="\n")
     for job in report:
         print(f"Report: {job.output[0]}")
+    order = [*config["runs"]]
+    cards.sort(key=lambda job: (order.index(job.wildcards.run), job.output[0]))
     adapters = {os.path.dirname(job.output[0]): config["runs"][job.wildcards.run] for job in cards}
     print(*(f"Adapter: {directory}" for directory in adapters), sep="\n", end="\n" * bool(adapters))
     for directory, run in [*adapters.items()][:1]:

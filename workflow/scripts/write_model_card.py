@@ -193,7 +193,7 @@ def main():
     template = Environment(loader=FileSystemLoader(TEMPLATE.parent), **options).get_template(TEMPLATE.name)
     with replacing(args.output) as partial:
         partial.write_text(template.render(card), encoding="utf-8", newline="\n")
-    print(f"{args.output}: of {name['run']}, {'with' if own else 'without'} results")
+    print(f"{args.output}: model card of {name['run']}, {'with' if own else 'without'} results")
 
 
 if __name__ == "__main__":
