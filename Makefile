@@ -32,7 +32,7 @@ endef
 define PIP_INSTALL
 python -um pip install --disable-pip-version-check --progress-bar off --requirement envs/$(1).txt $(2) | awk \
 -v all=$$(grep -c == envs/$(1).txt) '/^ *(Collecting|Processing)/ && ++n % 20 == 0 {print n " of " all " packages fetched"; fflush()} \
-/^Installing/ {print "Installing the packages of envs/$(1).txt, up to two minutes"; fflush()}'
+/^Installing/ {print "Installing the packages of envs/$(1).txt, two to five minutes without further output"; fflush()}'
 endef
 
 .PHONY: install anew demo test test-faults test-generations test-cluster test-cluster-long lint docs site
@@ -45,15 +45,11 @@ demo: .venv/installed
 	@echo "It takes about 6 minutes on 2 cores, 4 GB of memory and 0.6 GB of disk, and downloads nothing. A line appears when a"
 	@echo "job starts, makes progress or ends; train_lora and predict take longest."
 	@echo
-	snakemake --configfile config/demo.yaml --cores all all export
+	snakemake all export --cores all --configfile config/demo.yaml
 	@echo
-	@echo "The table, in percent of the 200 test items. The reports are simulated and easy to learn: a high accuracy of lora"
-	@echo "shows that training works, and says nothing about medical questions."
-	@echo
-	@cat demo/logs/compare_runs.log
-	@echo "Report:  demo/results/report.html (open it in a browser)"
-	@echo "Adapter: demo/results/runs/lora/fold0/seed0/peft (for transformers, PEFT and vLLM; README.md in it says how)"
-	@echo "Logs:    demo/logs/"
+	@echo "The table, also in demo/logs/compare_runs.log, is in percent of the 200 test items. The reports are simulated and easy"
+	@echo "to learn: a high accuracy of lora shows that training works, and says nothing about medical questions."
+	@echo "Open demo/results/report.html in a browser. README.md of the adapter shows its use with transformers, PEFT and vLLM."
 	@echo
 	@echo "Next, ask the adapter a question; it should answer maybe:"
 	@printf '%s\n' '$(ASK)'
@@ -96,7 +92,7 @@ site: .venv-docs/installed
 	@$(CHECK_CHOICES)
 	@test ! -L .venv || { echo '.venv is a link: --clear would empty what it leads to. Remove the link.'; exit 1; }
 	@echo "Setting up .venv with PyTorch for $(TORCH): 1.2 GB to download, 4 GB of disk, about 4 minutes."
-	@echo "TORCH=cuda downloads several GB more. Only runs on this machine's GPUs without NVIDIA's image need it."
+	@echo "(To run on this machine's GPUs without NVIDIA's image, use \`make install TORCH=cuda\`: several GB more.)"
 	@$(PYTHON) -m venv --clear .venv
 	@$(call INSTALL_TORCH,.venv)
 	@.venv/bin/$(call PIP_INSTALL,requirements)

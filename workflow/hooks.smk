@@ -1,9 +1,10 @@
-"""Around the jobs: GPUs and binds at once; checks and signals before the first job, explanations after a failure. Of a
-module the last two do not run by themselves: `onstart: peft.onstart()` and `onerror: peft.onerror()` run them."""
+"""Around the jobs: GPUs and binds at once; checks and signals before the first job; at the end results, or explanations.
+Of a module the last ones do not run by themselves: `onstart: peft.onstart()` runs the first of them, and so on."""
 
 import atexit
 
 binds, start, stop = map(of_clone, ("planning.container", "planning.start", "planning.stop"))
+terminal = of_clone("planning.terminal")
 gpus_here = 0
 
 if config["accelerator"] == "gpu" and workflow.is_main_process:  # no more jobs at once than there are GPUs for
@@ -32,13 +33,20 @@ if not IS_MODULE:
 
 onstart:
     if not IS_MODULE:
-        of_clone("planning.terminal").show_lines(workflow)
+        terminal.show_lines(workflow)
     slurm.keep_token_to_this_process()
     try:
         start.check_jobs(workflow, checks, GPU_RULES, place("<resources>/images"), gpus_here)
     except Problem as problem:
         refuse(problem)
     stop.heed_signals()
+
+
+onsuccess:
+    if workflow.is_main_process:
+        rules_of_results = map(MODIFIER.modify_rulename, ("compare_runs", "write_report", "write_model_card"))
+        # after Snakemake's last line
+        atexit.register(terminal.show_results, workflow, config, [*rules_of_results], WORKFLOW / "tools/ask.py")
 
 
 onerror:

@@ -278,7 +278,7 @@ def test_interrupt_cancels_all_jobs(project, chain, start):
         wait_until(lambda: not in_queue(), 60, "the end of the cancelled job")
         (job,) = project.jobs(after=last)
         assert job["State"].startswith("CANCELLED") and not training_processes()
-        before, steps = steps, int(re.search(r"Stopped after (\d+) of 400 steps, as asked\.", project.read(log))[1])
+        before, steps = steps, int(re.search(r"Stopped after (\d+) of 400 steps, as requested\.", project.read(log))[1])
         assert steps > before and ("starts" if more else f"continues after step {before}") in project.read(log)
     kept = list((project.directory / adapter_of("killed")).parent.glob("training/*-before-*"))
     assert len(kept) == 1 and (kept[0] / "adapter.nemo").exists()  # forced, it had begun anew; the former is kept

@@ -93,8 +93,8 @@ def test_cancelled_job(project, going):
     """All ranks stop after the same step, with a checkpoint."""
     number = training(project, 3)
     subprocess.run(["runuser", "-u", USER, "--", "scancel", number], check=True)
-    project.wait_for_log(LOG, " of 400 steps, as asked.", 30)
-    step = re.search(r"Stopped after (\d+) of 400 steps, as asked\.", project.read(LOG))[1]
+    project.wait_for_log(LOG, " of 400 steps, as requested.", 30)
+    step = re.search(r"Stopped after (\d+) of 400 steps, as requested\.", project.read(LOG))[1]
     wait_until(lambda: not ranks("node1", "node2"), 30, "the end of all ranks")
     project.wait_for_log(LOG, f"continues after step {step}", 240)
 

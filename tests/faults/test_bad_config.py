@@ -77,7 +77,7 @@ VALUES = {
     f"datasets: {{own: {{test: nowhere.csv}}}}\ntargets: [x]\nruns: {{x: {OWN}}}": "datasets.own.test: there is no",
     "models: {tiny: {snapshot: null, repo: ../.., revision: " + 40 * "a" + "}}": None,  # the Hub's own to refuse
     "runs: null": "runs: None is not of type 'object'",
-    "runs: {lora: null}": "runs.lora: None is not of type 'object'",
+    "runs: {lora: null}": "runs.lora: None is not a run; are these lines indented under the name of one?",
     "targets: null": "targets: None is not of type 'array'",
     "targets: []": "targets: [] should be non-empty",
     "targets: [lora, lora]": "targets: ['lora', 'lora'] has non-unique elements",

@@ -48,7 +48,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "runs: {majority: {model: mistral-7b, dataset: pubmedqa}}": (
         "runs.majority: is a line of the table that needs no model: give the run another name"
     ),
-    "runs: {lora: []}": "runs.lora: [] is not of type 'object'",
+    "runs: {lora: []}": "runs.lora: [] is not a run; are these lines indented under the name of one?",
     "runs: {new: {dataset: pubmedqa}}": "runs.new: model is missing: A name under models.",
     "runs: {lora: {model: mistrl}}": "runs.lora.model: mistrl is not among models: mistral-7b",
     "runs: {lora: {dataset: medqa}}": "runs.lora.dataset: medqa is not among datasets: pubmedqa",
@@ -201,7 +201,10 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "{targets: [base], models: {new: {snapshot: here}}, runs: {lora: {model: new, train: {start_from: tutorial}}}}": (
         "runs.lora.train.start_from: tutorial and lora differ in model, in which they must agree"
     ),
-    "models: {x: org/x}": "models.x: 'org/x' is not of type 'object'",
+    "models: {x: org/x}": "models.x: 'org/x' is not a model; are these lines indented under the name of one?",
+    "{datasets: {x: , items: d.csv, labels: [a, b]}}": (
+        "datasets.items: 'd.csv' is not a data set; are these lines indented under the name of one?"
+    ),
     "models: []": "models: [] is not of type 'object'",
     "runs: {lora: {folds: al}}": "runs.lora.folds: 'al' does not match '^all$'",
     f"runs: {{{CHOSEN} [base, lora]}}}}": "runs.chosen.choose: base is not among the runs that have train:",
@@ -265,13 +268,13 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     ),
     'datasets: {x: {items: d.csv, prompt: "{input} {output}"}}': "datasets.x.prompt: has {output}, which is the answer",
     "datasets: {x: {items: d.csv, labels: [yes, no]}}": (
-        'datasets.x.labels: True is no text to YAML: put it in quotation marks, as "yes"'
+        'datasets.x.labels: YAML reads yes as True; put it in quotes: "yes"'
     ),
     "datasets: {x: {items: d.csv, labels: [a, 2024-01-01]}}": (
-        'datasets.x.labels: 2024-01-01 is no text to YAML: put it in quotation marks, as "yes"'
+        'datasets.x.labels: YAML reads 2024-01-01 as a date; put it in quotes: "2024-01-01"'
     ),
     "datasets: {x: {items: d.csv, labels: [1, 2]}}": (
-        'datasets.x.labels: 1 is no text to YAML: put it in quotation marks, as "yes"'
+        'datasets.x.labels: YAML reads 1 as a number; put it in quotes: "1"'
     ),
     "datasets: {x: {items: d.csv, labels: [a, malformed]}}": (
         "datasets.x.labels: no label can be called malformed: the tables say so of texts that are none"
@@ -411,6 +414,19 @@ def said(checked, *arguments, **options):
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_explained(checked, mistake):
     assert said(checked, mistake).split(". ")[0] == f"mine.yaml: {MISTAKES[mistake]}"
+
+
+def test_a_model_of_the_demonstration_is_hinted_at(checked):
+    said_of_it = said(checked, "runs: {defaults: {model: smollm2-135m, dataset: pubmedqa}, mine: {}}")
+    assert said_of_it.startswith("mine.yaml: runs.defaults.model: smollm2-135m is not among models: mistral-7b; ")
+    assert said_of_it.endswith("config/demo.yaml defines it: write that file after --configfile, too")
+
+
+def test_a_label_of_no_file(config):
+    """Of --config or a module."""
+    config["datasets"]["x"] = {"items": "d.csv", "labels": [True, "no"]}
+    with pytest.raises(Problem, match=r"datasets.x.labels: True is no text; put it in quotes$"):
+        Checks(config, [], "peft").check_schema(yaml.safe_load(Path(SCHEMA).read_text()))
 
 
 def test_what_the_key_is_for_is_said(checked):

@@ -89,11 +89,14 @@ def test_of_pubmedqa_and_a_model_on_the_hub(write_card):
         in card
     )
     assert f"[PubMedQA](https://github.com/pubmedqa/pubmedqa) at commit `{40 * 'd'}`." in card
-    assert "fold 3; 450 items to train on, 10 to validate with, 10 to test with." in card
+    assert (
+        "fold 3; 450 training, 10 validation and 10 test items.\n- Answers: `final_decision`, the gold answer.\n"
+        in card
+    )
     assert re.search(r"\| this adapter \| 90\.0 \(59\.6 to 98\.2\) \| \d\d\.\d \(.*\) \|  \|", card)
     assert re.search(r"\| the base model alone \| 50\.0 \(.*\) \| .* \| \+40\.0 \(\+10\.0 to \+70\.0\) \|", card)
     assert re.search(r"\| the most frequent answer, yes \| 50\.0 \(.*\) \| .* \| \+40\.0 \(.*\) \|", card)
-    assert "Of its texts, as the lines above print them, 90.0 % are the gold answer." in card
+    assert "90.0 % of the texts generated with the code above equal the gold answer." in card
     assert "**Not for clinical use.**" in card and "Jiang et al." in card and "Jin et al." in card
     assert "no `<s>` stands before it" in card and "here ` maybe`, and\n`</s>` ends it." in card
     for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json"):
@@ -115,7 +118,7 @@ def test_of_other_data_on_a_model_from_elsewhere(write_card):
         "A LoRA adapter with which mine answers questions about simulated trial reports with yes, no or maybe." in card
     )
     assert (data.base_model, data.datasets, data.license) == (None, None, "unknown") and data.eval_results is None
-    assert "Results" not in card and "to test with" not in card and "model-index" not in card
+    assert "Results" not in card and "450 training and 10 validation items." in card and "model-index" not in card
     assert "vllm serve resources/hf/mine --enable-lora" in card and "--revision" not in card
     assert "PubMedQA" in write_card({"directory": "/home/me/secret"}, LOCAL).read_text()
     assert "secret" not in file.read_text()
@@ -126,8 +129,8 @@ def test_each_kind_of_data_has_its_words():
     schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["$defs"]
     assert list(words) == [way["required"][0] for way in schema["dataset"]["oneOf"]]
     for kind, entry in words.items():
-        labels = ["answer"] if kind in ("items", "test") else schema["run"]["properties"]["label"]["enum"]
-        assert list(entry["answers"]) == labels
+        labels = [] if kind in ("items", "test") else schema["run"]["properties"]["label"]["enum"]
+        assert list(entry.get("answers", ())) == labels
 
 
 @pytest.mark.parametrize("labels", [["yes", "no", "maybe"], None])
@@ -140,11 +143,12 @@ def test_of_ones_own_data(write_card, labels):
     predictions = [{"id": row["id"], "pred": row["output"]} | more for row in rows]
     found = evaluate(predictions, rows, items, Task("answer", labels))
     form = "Report: {text}\n{text.at 1} {{so}}? "
-    entry = {"items": "secret/place.csv", "prompt": form, "answer": "answer"}
+    entry = {"items": "secret/place.csv", "prompt": form, "answer": "finding"}
     entry |= {"labels": labels} if labels else {}
     card = write_card(entry, LOCAL, [found, found], "answer").read_text()
     for word in ("PubMedQA", "clinical", "QUESTION:", "secret", "pmid", " 500 "):
         assert word not in card
+    assert "- Data: own, from `place.csv`, 470 items.\n" in card and "- Answers: column `finding`.\n" in card
     code = re.search(r"^```python\n(.*?)^```", card, re.MULTILINE | re.DOTALL)[1]
     assert code == 'text = "…"\n_text_at_1 = "…"\nprompt = f"""Report: {text}\n{_text_at_1} {{so}}? """\n'
     exec(code.replace("…", "It is."), names := {})

@@ -107,7 +107,7 @@ def test_gpus_of_predictions_are_their_own(checks, torch):
 
     for rule in ("predict", "predict_for_export"):
         check(rule)
-    with pytest.raises(Problem, match="this machine has 1 GPUs"):
+    with pytest.raises(Problem, match="this machine has 1 GPU;"):
         check("train_lora")
 
 

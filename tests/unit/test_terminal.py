@@ -22,8 +22,11 @@ rule train:
     log: "logs/{run}.log"
     params: settings='{"lr": 0.1}'
     shell:
-        "sleep 1.5; for step in 1 2 3; do echo 12:00:0$step train: $step of 3 steps, loss 0.$step; echo x; sleep 1.5;"
-        " done > {log} 2>&1; echo {output}: validation loss 0.25, {params.settings:q} >> {log}; touch {output}"
+        "(echo 12:00:00 train: continues after step 0; echo 12:00:00 train: python 3.11, torch 2) > {log}; sleep 1.5;"
+        " for step in 1 2 3; do echo 12:00:0$step train: $step of 3 steps, loss 0.$step; echo x; sleep 1.5;"
+        " done >> {log} 2>&1; echo 12:00:09 train: validation loss 0.25 after 3 steps >> {log};"
+        " echo 12:00:09 train: 4 of 3 steps >> {log}; touch {output};"
+        " echo {output}: validation loss 0.25, {params.settings:q} >> {log}"
 rule fail:
     output: "{run}.failed"
     log: "logs/{run}.failed.log"
@@ -50,7 +53,9 @@ def test_lines_of_jobs(tmp_path):
     train = [re.sub(r"\d:\d\d:\d\d", "T", line) for line in said.splitlines() if "train (run=lora)" in line]
     assert code == 1 and [line.partition(" ")[2] for line in train] == [
         "train (run=lora): Trains an adapter, with `train:`; log: logs/lora.log",
+        "train (run=lora): continues after step 0",
         *(f"train (run=lora): {step} of 3 steps, loss 0.{step}" for step in (1, 2, 3)),
+        "train (run=lora): validation loss 0.25 after 3 steps",
         'train (run=lora): done after T: lora.nemo: validation loss 0.25, {"lr": 0.1} [1 of 3 jobs]',
     ]
     failed = said[said.index("fail (run=base): failed after ") :]
@@ -82,3 +87,45 @@ def test_end_of_a_log_of_an_older_torchrun(tmp_path):
 def test_the_last_line_counts_all_jobs(tmp_path):
     said, code = call(tmp_path)
     assert code == 0 and re.search(r"^\S+ all: done \[2 of 2 jobs\]$", said, re.MULTILINE), said
+
+
+RESULTS = """
+import sys
+sys.path.insert(0, ROOT)
+from workflow.planning import terminal
+runs = {"notes": {"dataset": "mine", "add_bos": True}, "trials": {"dataset": "trials"}}
+mine = {"items": "notes.csv", "prompt": "Report: {text} It's {{so}}: ", "answer": "finding"}
+config = {"runs": runs, "datasets": {"mine": mine, "trials": {"simulate": 0}}}
+onsuccess: terminal.show_results(workflow, config, ["compare_runs", "write_report", "write_model_card"], "tools/ask.py")
+rule compare_runs:
+    output: "accuracy.tsv"
+    log: "compare_runs.log"
+    shell: "touch {output}; printf ' run accuracy\\n base 37.5\\n\\naccuracy.tsv: 1 runs\\n' > {log}"
+rule write_report:
+    input: "accuracy.tsv"
+    output: "report.html"
+    shell: "touch {output}"
+rule write_model_card:
+    output: "{run}/peft/README.md"
+    shell: "touch {output}"
+"""
+
+
+def test_results_at_the_end(tmp_path):
+    """Of a call that made the table: the table once, the report, the adapters, and how to ask the first of them."""
+    (tmp_path / "Snakefile").write_text(f"ROOT = {str(ROOT)!r}\n{RESULTS}")
+
+    def end(*targets):
+        command = ["snakemake", "--cores", "1", *targets]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    notes, trials = "notes/peft/README.md", "trials/peft/README.md"
+    assert end(notes) == ""
+    ask = "python tools/ask.py --add-bos notes/peft 'Report: … It'\"'\"'s {so}:'\n"
+    assert end("report.html", notes, trials) == (
+        "\n run accuracy\n base 37.5\n\nReport: report.html\nAdapter: notes/peft\nAdapter: trials/peft\n"
+        f"To ask it a question, put your own text in place of each …:\n{ask}"
+    )
+    (tmp_path / "report.html").unlink()
+    asked = "To ask it a question: trials/peft/README.md\n"
+    assert end("report.html", trials).endswith(f"Report: report.html\nAdapter: trials/peft\n{asked}")

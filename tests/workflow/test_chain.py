@@ -136,7 +136,7 @@ def test_log_tells_stage_step_loss_and_end(chain):
     log = (chain / "logs/train_lora/lora/fold0-seed0.log").read_text()
     first = [line.split(" train_lora: ")[1] for line in log.splitlines() if " train_lora: " in line][:4]
     assert re.fullmatch(r"on \S+, image none", first[0]) and first[3] == "starts"
-    assert first[1] == "1 processes on the CPU; tensor parallelism 1, precision 32"
+    assert first[1] == "1 process on the CPU; tensor parallelism 1, precision 32"
     assert f"torch {torch.__version__}, nemo_toolkit 2.2.1, megatron-core 0.11.0" in first[2]
     assert re.search(r"train_lora: 1 of 4 steps, ends about \d\d \w+ \d\d:\d\d, loss \d", log)
     assert re.search(r"train_lora: 4 of 4 steps, loss \d", log) and list(losses(chain, "lora")) == [0, 2, 4]

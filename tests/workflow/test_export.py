@@ -4,9 +4,12 @@ write_model_card and tools/ask.py: their lines work."""
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -339,10 +342,25 @@ def test_ask(exported, answers, tmp_path):
         assert done.stdout.startswith(row["pred"].strip()), done.stderr
     refused = ask(exported / directory, "x", cwd=tmp_path)  # from where the base model can't be seen
     said = f"resources/hf/tiny: no base model, neither there, seen from {tmp_path}, nor on the Hugging Face Hub. "
-    assert refused.returncode == 1 and refused.stderr.startswith(said) and len(refused.stderr.splitlines()) == 1
+    loading, why = refused.stderr.splitlines()
+    assert refused.returncode == 1 and loading == "Loading the model…" and why.startswith(said)
     refused = ask(tmp_path, "x", cwd=tmp_path)
     what = "holds no adapter_config.json. Name a peft/ directory, as `snakemake export` makes them."
     assert (refused.returncode, refused.stderr) == (1, f"{tmp_path}: {what}\n")
+
+
+def test_an_empty_answer_asks_for_the_prompts_form(tmp_path, monkeypatch, capsys):
+    """Of a model that ends each answer at once."""
+    for file in "adapter_config.json", "adapter_model.safetensors":
+        (tmp_path / file).touch()
+    tokenizer = Mock(return_value=SimpleNamespace(input_ids=[5, 6]), decode=lambda ids, **_: "x" * len(ids))
+    model = SimpleNamespace(device="cpu", generate=lambda input_ids, **_: input_ids)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda _: tokenizer)
+    monkeypatch.setattr(AutoPeftModelForCausalLM, "from_pretrained", lambda *_, **__: model)
+    monkeypatch.setattr(sys, "argv", ["ask.py", str(tmp_path), "Is it so?"])
+    runpy.run_path(ROOT / "workflow/tools/ask.py", run_name="__main__")
+    shown = capsys.readouterr()
+    assert shown.out == "\n" and shown.err.endswith(f"exactly the form that is shown in {tmp_path}/README.md?\n")
 
 
 def test_the_demonstration_ends_with_a_command_that_works(exported, tmp_path):

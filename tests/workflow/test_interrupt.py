@@ -31,7 +31,7 @@ while not os.stat(request).st_size:
     time.sleep(0.05)
 time.sleep(2)
 open("checkpoint", "w").close()
-sys.exit("Stopped after 3 of 4 steps, as asked.")
+sys.exit("Stopped after 3 of 4 steps, as requested.")
 """
 
 
@@ -69,7 +69,7 @@ def test_training_stops_after_its_step(project, number):
     assert not psutil.pid_exists(int(rank.read_text())) and not (project / ADAPTER).exists()
     (project / "checkpoint").unlink()
     rank.unlink()
-    reached = "train_lora (run=a, fold=0, seed=0): Stopped after 3 of 4 steps, as asked."
-    told = said[said.index("Interrupted: trainings stop after their step, within 20 seconds,") :]
-    assert told.count("The same command goes on from there.") == told.splitlines().count(reached) == 1, told
+    reached = "train_lora (run=a, fold=0, seed=0): Stopped after 3 of 4 steps, as requested."
+    told = said[said.index("Interrupted: trainings stop after their step, within 20 seconds;") :]
+    assert told.count("To resume, run the same command again.") == told.splitlines().count(reached) == 1, told
     assert len(told.splitlines()) < 8, told

@@ -42,17 +42,18 @@ def project(tmp_path_factory, apptainer):
     """A directory with the files that README.md has one save."""
     directory = tmp_path_factory.mktemp("readme")
     copy_workflow(directory)
-    one_gpu, mine = blocks((ROOT / "README.md").read_text(), "yaml")
+    text = (ROOT / "README.md").read_text()
+    one_gpu, mine = blocks(text, "yaml")
     (directory / "one-gpu.yaml").write_text(one_gpu)
     (directory / "mine.yaml").write_text(mine)
-    (directory / "notes.csv").write_text("text,finding\nNo fracture line is visible.,none\n")
+    (directory / "notes.csv").write_text("".join(blocks(text, "csv")))
     return directory
 
 
 def test_both_languages_have_the_same_commands():
     english, japanese = ((ROOT / name).read_text() for name in ("README.md", "README.ja.md"))
     assert commands("README.ja.md") == COMMANDS
-    for language in "yaml", "text":
+    for language in "yaml", "text", "csv":
         assert blocks(japanese, language) == blocks(english, language) != []
 
 

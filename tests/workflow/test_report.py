@@ -211,4 +211,6 @@ def test_a_metric_is_one_entry(chain, tmp_path, visit):
     (shown,) = (row[head.index("kappa")] for row in rows if row[0] == "lora")
     assert shown == f"{kappa:.4g}" and "kappa of text" in head
     assert [line["kappa"] for line in read_json(copy / "results/accuracy.json")["runs"]][-1] == pytest.approx(kappa)
-    assert "kappa" in (copy / "logs/compare_runs.log").read_text()
+    shown = (copy / "logs/compare_runs.log").read_text()
+    assert "kappa" in shown and done.stdout.count(shown.splitlines()[0]) == 1
+    assert done.stdout.endswith("\nReport: results/report.html\n")

@@ -167,10 +167,11 @@ def test_edited_code_that_repeats_nothing(copy, step):
     results = {"train_lora": "results/runs/*/fold*/seed*/adapter", "convert_model": "results/base/tiny"}[step]
     here = {file.removesuffix(".provenance.json") for file in glob(f"{copy}/{results}.provenance.json")}
     made, first = re.search(
-        rf"The code of {step} {words} (\d+) of its results that are here, as (\S+)\. ", said
+        rf"The code of {step} {words} (\d+) of the existing results \(([^ ,)]+)(?:, …)?\)\. (?:It is|They are) kept; ",
+        said,
     ).groups()
     assert int(made) == len(here) and f"{copy}/{first}" in here
-    assert f"; --forcerun {step} repeats them." in said
+    assert f", add --forcerun {step}." in said
     assert step in {job.split("/")[0] for job in planned(copy, "--forcerun", step)}
 
 

@@ -95,11 +95,11 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, ranks):
         assert "train_lora: starts" in output
         # the project is moved, and back: checkpoints name each other by paths
         (inputs / "work").rename(inputs / "moved")
-        output = stop(start(inputs, ranks, work="moved", moment="validate 2"), inputs, 2, "asked")
+        output = stop(start(inputs, ranks, work="moved", moment="validate 2"), inputs, 2, "requested")
         assert "train_lora: continues after step 1" in output and "validation loss" not in output
         (inputs / "moved").rename(inputs / "work")
     else:
-        output = stop(start(inputs, ranks, nodes=2, moment="train 1"), inputs, 1, "asked")
+        output = stop(start(inputs, ranks, nodes=2, moment="train 1"), inputs, 1, "requested")
         assert "run_on_nodes: node1, node2 have reported" in output
         assert "ended first" not in output and "Interrupted" not in output  # on either node
         end_by_a_rank(start(inputs, ranks, script=ROOT / "tests/killed_rank.py"))
@@ -112,7 +112,7 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, ranks):
         for newest in checkpoints.rglob("*step=6*.ckpt"):
             newest.write_bytes(newest.read_bytes()[:1000])
     if ranks == 2:  # in the last validation, with which the next call begins, and ends
-        output = stop(start(inputs, ranks, moment=f"validate {STEPS}"), inputs, STEPS, "asked")
+        output = stop(start(inputs, ranks, moment=f"validate {STEPS}"), inputs, STEPS, "requested")
         assert f"train_lora: continues after step {last}" in output
         last = STEPS
     output = finish(start(inputs, ranks))

@@ -2,6 +2,9 @@
 
 import json
 import os
+from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import yaml
@@ -15,6 +18,8 @@ from .nemo_keys import problem as problem_of_override
 from .schema import problems
 from .sweeps import unfold
 from .table import ADAPTED
+
+DEMO = Path(__file__).parents[2] / "config/demo.yaml"
 
 
 class Checks:
@@ -48,6 +53,13 @@ class Checks:
             place = (having or self.files[:1])[-1]
         raise Problem(": ".join(filter(None, [place, ".".join(path), problem])))
 
+    def written(self, path):
+        """The text in a file that YAML reads as the value at a path; None where no file has it."""
+        for file in reversed(self.files):
+            node = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+            with suppress(KeyError, IndexError, TypeError):
+                return reduce(getitem, path, node)
+
     def check_schema(self, schema):
         if isinstance(self.config.get("runs"), dict):
             share(self.config["runs"], self.refuse)
@@ -56,7 +68,7 @@ class Checks:
             entries = self.config.get(section)
             for name in entries if isinstance(entries, dict) else ():
                 entries[name] = without_nulls(entries[name])
-        for path, problem in problems(schema, self.config):
+        for path, problem in problems(schema, self.config, self.written):
             self.refuse(path, problem)
         places.check(self)
         datasets.check_labels_of_runs(self)
@@ -94,13 +106,24 @@ class Checks:
             if self.is_needed("model", name):
                 models.check(self, name)
 
+    def elsewhere(self, section, name):
+        """A hint at the demonstration's configuration, where that has what is missing."""
+        if (
+            self.module
+            or not DEMO.is_file()
+            or not has(yaml.safe_load(DEMO.read_text(encoding="utf-8")), [section, name])
+        ):
+            return ""
+        return f"; {os.path.relpath(DEMO)} defines it: write that file after --configfile, too"
+
     def check_run(self, name, run, nemo_keys):
         path = ["runs", name]
         if name in ("majority", "human"):
             self.refuse(path, "is a line of the table that needs no model: give the run another name")
         for kind in ("model", "dataset"):
             if run[kind] not in self.config[f"{kind}s"]:
-                self.refuse([*path, kind], f"{run[kind]} is not among {kind}s: {', '.join(self.config[f'{kind}s'])}")
+                there = f"{', '.join(self.config[f'{kind}s'])}{self.elsewhere(f'{kind}s', run[kind])}"
+                self.refuse([*path, kind], f"{run[kind]} is not among {kind}s: {there}")
         first, *others = [key for key in ADAPTED if key in run] or [None]
         if others:
             self.refuse([*path, others[-1]], f"stands beside {first}:; a run has one of them")

@@ -43,7 +43,7 @@ def check_gpus(checks, path, devices, gpus):
     """Raises Problem where a run can't have its devices, by the key `path`, on this machine, which has so many GPUs."""
     if devices > gpus:
         fewer = "set fewer" if gpus else "set accelerator: cpu, for a small model"
-        there = f"{devices}, but this machine has {gpus} GPUs"
+        there = f"{devices}, but this machine has {gpus} GPU{'s' * (gpus != 1)}"
         checks.refuse(path, f"{there}; run on a cluster (--profile), or {fewer}")
     if not checks.config["image"] and torch_is_built_for_cpus():
         problem = "gpu, but the torch of this environment is built for CPUs: make install TORCH=cuda, or set image:"

@@ -66,9 +66,12 @@ class Parameters:
     def edited_code(self, place):
         """A line for each step that is not repeated and whose code is another than the results that are there have."""
         for step, files in edited_steps(self.not_repeated, self.scripts, self.config, place):
-            made = f"{len(files)} of its results that are here, as {files[0].removesuffix('.provenance.json')}"
+            first = files[0].removesuffix(".provenance.json") + ", …" * (len(files) > 1)
+            made = f"{len(files)} of the existing results ({first})"
+            kept = f"{'They are' if len(files) > 1 else 'It is'} kept"
             rule = self.workflow.modifier.modify_rulename(step)
-            yield f"The code of {step} has changed since it made {made}. They stay; --forcerun {rule} repeats them."
+            repeat = f"to repeat {'them' if len(files) > 1 else 'it'}, add --forcerun {rule}"
+            yield f"The code of {step} has changed since it made {made}. {kept}; {repeat}."
 
     def train_yaml(self):
         """A checksum of the values in train_lora.yaml, which are settings as the run's own are."""

@@ -1,5 +1,6 @@
 """What the schema says of a configuration, in words."""
 
+import datetime
 import difflib
 import math
 import re
@@ -22,6 +23,7 @@ def whole(validator, pattern, value, schema):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
+KINDS = (("runs", "run"), ("models", "model"), ("datasets", "data set"))
 Validator = extend(Draft202012Validator, {"pattern": whole}, type_checker=TYPES)
 
 
@@ -30,7 +32,15 @@ def hint(unknown, known):
     return f"is it {close[0]}?" if close else f"there are {', '.join(known)}"
 
 
-def explain(error):
+def unquoted(value, word):
+    """word: as it is written, where that is known."""
+    if word is None:
+        return f"{value} is no text; put it in quotes"
+    kinds = {int: "a number", float: "a number", datetime.date: "a date", datetime.datetime: "a date"}
+    return f'YAML reads {word} as {kinds.get(type(value), value)}; put it in quotes: "{word}"'
+
+
+def explain(error, written):
     """(where it is, what is wrong) of one of the validator's errors."""
     path, value = list(error.absolute_path), error.instance
     if error.validator == "additionalProperties":
@@ -50,12 +60,14 @@ def explain(error):
         key, others = next((key, others) for key, others in needed if key in value and {*others} - value.keys())
         return path, f"has {key}, and so needs {' and '.join(others)}, too"
     if path[-2:-1] == ["labels"] and error.validator == "type":
-        return path, f'{value} is no text to YAML: put it in quotation marks, as "yes"'
+        return path, unquoted(value, written(path))
+    if error.validator_value == "object" and len(path) == 2 and (kind := dict(KINDS).get(path[0])):
+        return path, f"{value!r} is not a {kind}; are these lines indented under the name of one?"
     if error.validator_value in ("number", "integer") and isinstance(value, str):
         return path, f"'{value}' is text to YAML; write a plain number, as 1.0e-4 for 1e-4"
     return path, ". ".join(filter(None, [error.message, error.schema.get("description")]))
 
 
-def problems(schema, config):
-    """(path, problem) for each."""
-    return map(explain, Validator(schema).iter_errors(config))
+def problems(schema, config, written=lambda path: None):
+    """(path, problem) for each. written(path): the word that YAML reads as the value there, or None."""
+    return (explain(error, written) for error in Validator(schema).iter_errors(config))

@@ -17,8 +17,8 @@ from snakemake.shell import shell
 from .slurm import name_of
 
 INTERRUPTED = (
-    "Interrupted: trainings stop after their step, within 20 seconds, other jobs at once; a cluster's are cancelled."
-    " The same command goes on from there."
+    "Interrupted: trainings stop after their step, within 20 seconds; other jobs stop at once, and cluster jobs are"
+    " cancelled. To resume, run the same command again."
 )
 
 

@@ -1,18 +1,24 @@
 """What the terminal shows of a call: a line for each job that starts, goes on, ends or fails, in place of Snakemake's
-listing of files and resources, which stands in .snakemake/log. `-n` lists them as before."""
+listing of files and resources, which stands in .snakemake/log, and at the end the table. `-n` lists files as before."""
 
 import datetime
 import os
 import re
+import shlex
 import threading
 import time
+from pathlib import Path
 
 from snakemake.logging import DefaultFormatter, get_event, logger, show_logs
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from ..scripts.common.template import parts
+
 SECONDS = 15  # between two lines of a job, later a tenth of the time that it has taken
 SAID = re.compile(r"\d\d:\d\d:\d\d \w+: (.+)")  # a line of common/progress.py
+NEWS = re.compile(r"validation loss|continues after|takes over")  # of it, what is shown at once
+VERSIONS = re.compile(r"python \d")  # and what is not shown
 OF_TORCHRUN = re.compile(r"^\S+ .*torch[./]distributed[./]elastic")  # its report on ranks, after what they said
 
 
@@ -35,7 +41,7 @@ class Job:
 
     def __init__(self, name, logs):
         self.name, self.log = name, next(iter(logs), "")
-        self.before, self.started, self.said = self.state(), time.monotonic(), ""
+        self.before, self.started, self.read, self.said = self.state(), time.monotonic(), 0, ""
         self.due = self.started + SECONDS
 
     def state(self):
@@ -52,11 +58,21 @@ class Job:
             log.seek(max(0, os.path.getsize(self.log) - 2**16))
             return log.read().decode(errors="replace").splitlines()
 
-    def progress(self):
-        """What the step said last of itself; empty where it said nothing since the last call."""
-        said = next(filter(None, map(SAID.match, reversed(self.lines()))), None)
-        before, self.said = self.said, said[1] if said else ""
-        return self.said if self.said != before else ""
+    def news(self):
+        """What the step has said since the last call that is shown at once; `said` is what it said last, after that."""
+        found = []
+        if self.state() not in (None, self.before):
+            with open(self.log, "rb") as log:
+                log.seek(self.read)
+                whole = b"".join(log.read().rpartition(b"\n")[:2])  # without a line that is still being written
+            self.read += len(whole)
+            for said in filter(None, map(SAID.match, whole.decode(errors="replace").splitlines())):
+                if NEWS.search(said[1]):
+                    self.said = ""
+                    found.append(said[1])
+                elif not VERSIONS.match(said[1]):
+                    self.said = said[1]
+        return found
 
     def result(self):
         """The last line of its log, which says what it made."""
@@ -104,7 +120,8 @@ class Lines(DefaultFormatter):
             self.ended.append(": ".join(filter(None, [job.name, f"done after {job.took()}", job.result()])))
         else:  # a target: the last line counts all jobs
             self.ended.append(f"{job.name}: done")
-        return ""  # until the number of jobs that are done is known
+        # the line of its end only once the number of jobs that are done is known
+        return "\n".join(self.line(f"{job.name}: {said}") for said in (job.news() if job else ()))
 
     def format_progress(self, msg):
         ended, self.ended = self.ended, []
@@ -124,11 +141,12 @@ class Lines(DefaultFormatter):
         while True:
             time.sleep(min(1, SECONDS))
             for job in list(self.jobs.values()):
-                if (now := time.monotonic()) < job.due:
-                    continue
-                job.due = now + max(SECONDS, (now - job.started) / 10)
-                if said := job.progress():
-                    logger.info(self.line(f"{job.name}: {said}"), extra={"quietness": Quietness.PROGRESS})
+                said = job.news()
+                if (now := time.monotonic()) >= job.due:
+                    job.due = now + max(SECONDS, (now - job.started) / 10)
+                    said, job.said = [*said, *filter(None, [job.said])], ""
+                for text in said:
+                    logger.info(self.line(f"{job.name}: {text}"), extra={"quietness": Quietness.PROGRESS})
 
 
 def show_lines(workflow):
@@ -138,3 +156,33 @@ def show_lines(workflow):
         if handler.name == "DefaultStreamHandler":
             handler.setFormatter(lines)
             threading.Thread(target=lines.watch, daemon=True).start()
+
+
+def ask(directory, run, dataset, tool):
+    """A line that asks the adapter a question, with … for an item's own text; of PubMedQA's prompts the model card has
+    an example."""
+    if "answer" not in dataset:
+        return f"To ask it a question: {directory}/README.md"
+    prompt = "".join(text + "…" * (name is not None) for text, name in parts(dataset["prompt"]))
+    words = ["python", os.path.relpath(tool), *["--add-bos"] * bool(run.get("add_bos")), directory, prompt.strip(" ")]
+    return f"To ask it a question, put your own text in place of each …:\n{shlex.join(words)}"
+
+
+def show_results(workflow, config, rules, tool):
+    """Of a call that has written the table or the report: the table, the report's path, and the exported adapters.
+    rules: the names here of compare_runs, write_report and write_model_card; tool: tools/ask.py."""
+    ran = {job.rule.name for job in workflow.dag.needrun_jobs(exclude_finished=False)}
+    if ran.isdisjoint(rules[:2]):
+        return
+    table, report, cards = ([job for job in workflow.dag.jobs if job.rule.name == name] for name in rules)
+    for log in (Path(job.log[0]) for job in table):
+        if log.exists():  # its last line tells of the file
+            print("", *log.read_text(encoding="utf-8").splitlines()[:-1], sep="\n")
+    for job in report:
+        print(f"Report: {job.output[0]}")
+    order = [*config["runs"]]
+    cards.sort(key=lambda job: (order.index(job.wildcards.run), job.output[0]))
+    adapters = {os.path.dirname(job.output[0]): config["runs"][job.wildcards.run] for job in cards}
+    print(*(f"Adapter: {directory}" for directory in adapters), sep="\n", end="\n" * bool(adapters))
+    for directory, run in [*adapters.items()][:1]:
+        print(ask(directory, run, config["datasets"][run["dataset"]], tool))

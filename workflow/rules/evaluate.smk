@@ -54,4 +54,4 @@ rule compare_runs:
         sources=sources,
     shell:
         "python {params.script:q} --metrics {input.metrics:q} --sources {params.sources:q}"
-        " --output {output.table:q} --json {output.json:q} 2>&1 | tee {log:q}"
+        " --output {output.table:q} --json {output.json:q} &> {log:q}"

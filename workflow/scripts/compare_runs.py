@@ -91,7 +91,8 @@ def main():
     with replacing(args.output) as partial:
         table.to_csv(partial, sep="\t", index=False)
     show_all(table, comparisons, published)
-    print(f"{args.output}: {len(runs)} runs, {len(args.metrics)} models")
+    several, models = "s" * (len(runs) != 1), "s" * (len(args.metrics) != 1)
+    print(f"{args.output}: {len(runs)} run{several}, {len(args.metrics)} model{models}")
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def main():
 
     known = set(on_first_rank(prepare_work_dir, args.work_dir / "state/ready"))
     if known and os.environ["RANK"] == "0":
-        say("predict", f"continues after {len(known)} batches")
+        say("predict", f"continues after {len(known)} batch{'es' * (len(known) != 1)}")
     prepare_nemo(args.accelerator, args.base)
     facts = predict(config, args.test, args.chat_template, args.labels, batch_dir, known) | setup.describe_nodes()
     if os.environ["RANK"] == "0":

@@ -139,11 +139,10 @@ def main():
     name, directory = dict(pair.split("=", 1) for pair in args.name), args.config.parent
     lora, provenance = read_json(args.config, "r"), read_json(args.provenance, "settings", "sha256")
     model, dataset = args.sources["model"], args.sources["dataset"]
-    kinds = yaml.safe_load(DATASETS.read_text(encoding="utf-8"))
+    kinds, licences = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in (DATASETS, LICENCES))
     data = next(words for kind, words in kinds.items() if kind in dataset) | {"revision": dataset.get("revision")}
     is_own = data["name"] is None
     data["name"] = data["name"] or name["dataset"]
-    licences = yaml.safe_load(LICENCES.read_text(encoding="utf-8"))
     licences = [entry for entry in licences if entry.get("of") in {None, data["name"], *model.values()}]
     of_base = next((entry for entry in licences if entry.get("of") in model.values()), {})
     base = {"place": lora["base_model_name_or_path"], "revision": lora["revision"]}
@@ -172,6 +171,8 @@ def main():
         "items": {"train": len(train), "val": len(val)},
         "answers": labels,
         "is_own": is_own,
+        "files": [f"`{Path(dataset[key]).name}`" for key in ("items", "train", "val", "test") if key in dataset],
+        "column": dataset.get("answer"),
         "prompt": as_code(dataset["prompt"]) if is_own else f"prompt = {literal(val[0]['input'])}",
         "answer": val[0]["output"] if not is_own else labels[0] if labels else "…",
         "tokens": special_tokens(directory),
@@ -186,14 +187,12 @@ def main():
         "licence": of_base.get("licence"),
         "sums": {file.name: sha256(file) for file in sorted(files) if file.name != args.output.name}
         | {args.adapter.name: sha256(args.adapter)},
-        "words": words,
-        "percent": percent,
     }
     options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     template = Environment(loader=FileSystemLoader(TEMPLATE.parent), **options).get_template(TEMPLATE.name)
     with replacing(args.output) as partial:
-        partial.write_text(template.render(card), encoding="utf-8", newline="\n")
-    print(f"{args.output}: of {name['run']}, {'with' if own else 'without'} results")
+        partial.write_text(template.render(card, words=words, percent=percent), encoding="utf-8", newline="\n")
+    print(f"{args.output}: model card of {name['run']}, {'with' if own else 'without'} results")
 
 
 if __name__ == "__main__":

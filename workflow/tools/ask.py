@@ -11,10 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-import transformers
-from peft import AutoPeftModelForCausalLM, PeftConfig
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,6 +24,11 @@ def main():
     prompt = args.prompt or sys.stdin.read().removesuffix("\n")
     if "\\n" in prompt:
         print("The prompt holds a backslash and an n; for a line break write $'…\\n…'.", file=sys.stderr)
+    print("Loading the model…", file=sys.stderr, flush=True)
+    import torch
+    import transformers
+    from peft import AutoPeftModelForCausalLM, PeftConfig
+
     transformers.logging.set_verbosity_error()
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     try:
@@ -47,7 +48,11 @@ def main():
         tokens.insert(0, tokenizer.bos_token_id)
     tokens = torch.tensor([tokens]).to(model.device)
     answer = model.generate(input_ids=tokens, max_new_tokens=20, do_sample=False)[0]
-    print(tokenizer.decode(answer[tokens.shape[1] :], skip_special_tokens=True).strip())
+    said = tokenizer.decode(answer[tokens.shape[1] :], skip_special_tokens=True).strip()
+    print(said)
+    if not said:
+        shown = args.directory / "README.md"
+        print(f"The answer is empty. Has the prompt exactly the form that is shown in {shown}?", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ def deal(number, environ):
     if number > len(cards):
         named = f"in CUDA_VISIBLE_DEVICES={environ.get('CUDA_VISIBLE_DEVICES')!r}"
         sees = f"{len(cards)} {named if 'CUDA_VISIBLE_DEVICES' in environ else 'by nvidia-smi'}"
-        sys.exit(f"deal_gpus: asked for {number} GPUs, but this job sees {sees}: set fewer devices, or show it more.")
+        asked = f"asked for {number} GPU{'s' * (number != 1)}, but this job sees {sees}"
+        sys.exit(f"deal_gpus: {asked}: set fewer devices, or show it more.")
     while True:
         busy = {card: "is used by another job" for card in cards if held(card)}
         # Who named the cards has said that this job may use them. nvidia-smi takes a while: where it may matter only.

@@ -36,7 +36,8 @@ def exit_all(problem):
 def refuse_gpus(devices, precision, capabilities):
     """Exits where the GPUs here, of these compute capabilities [(major, minor), …], are too few or too old."""
     if len(capabilities) < devices:
-        seen = f"accelerator: gpu, devices: {devices}, but torch sees {len(capabilities)} GPUs here"
+        found = f"{len(capabilities)} GPU{'s' * (len(capabilities) != 1)}"
+        seen = f"accelerator: gpu, devices: {devices}, but torch sees {found} here"
         exit_all(f"{seen}: ask for as many (SLURM's --gres, apptainer's --nv), or set fewer devices.")
     if precision == "bf16" and min(capabilities) < (8, 0):
         old = "precision: bf16, but a GPU here has no bf16 (compute capability {}.{}; 8.0 has)".format(
@@ -48,7 +49,7 @@ def refuse_gpus(devices, precision, capabilities):
 def describe_machine(step, accelerator, settings):
     """Says where a step runs, on one rank; exits where the GPUs are not those that the run's settings ask for."""
     devices, tensor_parallel = settings["devices"], settings["tensor_model_parallel_size"]
-    hardware, capabilities = f"{devices} processes on the CPU", []
+    hardware, capabilities = f"{devices} process{'es' * (devices != 1)} on the CPU", []
     if accelerator == "gpu":
         import torch
 

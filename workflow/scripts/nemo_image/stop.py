@@ -45,7 +45,7 @@ def stop_after_step(trainer, end, val_check_interval):
 
         def stop_if(self, near):
             asked = bool(REQUEST) and trainer.is_global_zero and Path(REQUEST).stat().st_size > 0
-            if why := trainer.strategy.broadcast("asked" if asked else "the time limit is near" if near else None):
+            if why := trainer.strategy.broadcast("requested" if asked else "the time limit is near" if near else None):
                 callback = trainer.checkpoint_callback
                 callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
                 trainer.strategy.barrier()
