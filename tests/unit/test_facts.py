@@ -1,10 +1,13 @@
-"""What the report says of how models came about."""
+"""What the report says of how models came about and what they answer, and how its pictures look."""
 
+import re
 from types import SimpleNamespace
 
+import pytest
 from evaluation.facts import shortened
-from evaluation.pictures import learning_curve
+from evaluation.pictures import confusion, learning_curve
 from evaluation.words import Words
+from write_report import findings
 
 
 def test_how_many_items_were_shortened():
@@ -33,3 +36,38 @@ def test_curves_with_accuracies_and_without():
     _, picture = learning_curve(Words("en"), "lora", [older, newer])
     losses = "1.5 after step 1, 1.5 after step 1, 1.5 after step 2"
     assert f'aria-label="lora, validation loss: {losses}; validation accuracy: 25.0% after step 2."' in picture
+
+
+@pytest.mark.parametrize(
+    ("confusion", "told"),
+    [
+        ({"良い": {"良い": 16, "悪い": 0}, "悪い": {"良い": 20, "悪い": 0}}, True),  # of two models
+        ({"良い": {"良い": 16, "悪い": 0}, "悪い": {"良い": 19, "悪い": 1}}, False),
+        ({"良い": {"良い": 36, "悪い": 0}, "悪い": {"良い": 0, "悪い": 0}}, False),  # nothing else was to be answered
+    ],
+)
+def test_one_answer_to_all_items_is_said(confusion, told):
+    names = {"run": "reviews", "model": "m", "dataset": "d", "by_model": [], "models": 2}
+    line = names | {"accuracy": 0.5, "confusion": confusion, "base": False}
+    cells = {("d", "reviews"): {"accuracy": "50.0", "accuracy_low": "40.0", "accuracy_high": "60.0"}}
+    for language, words in (
+        ("en", "</strong> to all 18 test items; it may not have learned."),
+        ("ja", "18 件のテストデータすべてに <strong>良い</strong> と"),
+    ):
+        (found,) = findings(Words(language), {"runs": [line], "comparisons": []}, cells)
+        assert (words in found) == told
+        (found,) = findings(Words(language), {"runs": [line | {"base": True}], "comparisons": []}, cells)
+        assert words not in found
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize(
+    ("labels", "turned"),
+    [(("yes", "no", "maybe"), False), (("良い", "悪い"), False), (("ポジティブ", "ネガティブ"), True)],
+)
+def test_wide_labels_are_turned(labels, turned):
+    """A full-width character takes two columns."""
+    counts = {gold: dict.fromkeys((*labels, "malformed"), 1) for gold in labels}
+    for language in "en", "ja":
+        _, picture = confusion(Words(language), "reviews", counts)
+        assert bool(re.search(r"rotate\(-90 [^<]*>" + labels[0], picture)) == turned

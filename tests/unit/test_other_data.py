@@ -293,6 +293,7 @@ def test_report_of_two_japanese_labels(project):
     assert table.loc["jp", "accuracy"] == table.loc["majority", "accuracy"] == 66.7
     assert "accuracy_per_token" not in table
     assert "<title>LoRA on 感想: report</title>" in page and ">陰性</text>" in page and "among the labels" in page
+    assert "the same on every item" in page and "+0.0 to" not in page  # jp and majority
     assert not re.findall(FORBIDDEN, page + printed + " ".join(table), re.IGNORECASE)
 
 
@@ -347,7 +348,7 @@ def test_simulated_items_are_not_pubmedqas(project):
 
 def test_report_in_japanese_has_no_english_sentence(project):
     page = project.compare("notes", "感想", "answers", "trials", language="ja")[3]
-    assert '<html lang="ja">' in page and "公表" in page and "損失は、" in page and "PubMedQA の注釈者" in page
+    assert '<html lang="ja">' in page and "公表" in page and "損失は、" in page and "PubMedQA のアノテータ" in page
     sentences = []
     for key, words in yaml.safe_load((ROOT / "workflow/report/words.en.yaml").read_text()).items():
         if key != "names":

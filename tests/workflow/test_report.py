@@ -78,7 +78,7 @@ def test_numbers_are_those_of_the_table(chain, visit):
     assert cells(page, "#accuracy-tsv table") == expected
     head, *rows = cells(page, "section table")
     columns = {"run": "run", "accuracy": "accuracy", "macro-F1": "macro_f1", "accuracy of text": "accuracy_text"}
-    columns |= {"malformed": "malformed", "p base": "p_base_holm", "p majority": "p_majority_holm"}
+    columns |= {"malformed": "malformed", "p vs. untuned": "p_base_holm", "p vs. majority": "p_majority_holm"}
     for row, line in zip(rows, expected[1:], strict=True):
         line = dict(zip(expected[0], line))
         assert {ours: row[head.index(ours)] for ours in columns} == {o: line[theirs] for o, theirs in columns.items()}

@@ -61,8 +61,16 @@ def against(words, line, kind, other, cells, comparisons):
     return words(verdict, other=words(kind, other=other, figure=figure, p=f"{found['p_holm']:.2g}"))
 
 
+def only_answer(line):
+    """(the answer, how many items) where a run gives one label to all items, though their gold labels differ."""
+    rows = [row for row in line.get("confusion", {}).values() if any(row.values())]
+    answers = {answer for row in rows for answer, count in row.items() if count}
+    items = sum(sum(row.values()) for row in rows) // line["models"]
+    return (*answers, items) if len(answers) == 1 < len(rows) else None
+
+
 def findings(words, result, cells):
-    """A sentence for each tuned run, or for the base where there is none."""
+    """What is said of each tuned run, or of the base where there is none."""
     bases = {(line["model"], line["dataset"]): line["run"] for line in result["runs"] if line["base"]}
     lines = [line for line in result["runs"] if "by_model" in line]  # no ensembles
     for line in [line for line in lines if not line["base"]] or lines:
@@ -72,7 +80,10 @@ def findings(words, result, cells):
         told = [against(words, line, kind, other, cells, result["comparisons"]) for kind, other in others.items()]
         verdicts = words("and").join(filter(None, told))
         verdicts = words("verdicts", verdicts=verdicts) if verdicts else ""
-        yield words("finding", run=line["run"], figure=figure, verdicts=verdicts)
+        finding = words("finding", run=line["run"], figure=figure, verdicts=verdicts)
+        if not line["base"] and (only := only_answer(line)):
+            finding = words.join([finding, words("one_answer", answer=only[0], n=only[1])], "space")
+        yield finding
 
 
 def errors(model, items):

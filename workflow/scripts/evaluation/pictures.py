@@ -2,6 +2,7 @@
 
 import io
 import re
+import unicodedata
 import warnings
 
 import matplotlib
@@ -56,7 +57,7 @@ def forest(words, heading, key, lines, references, published):
         axes.plot(100 * line[key], place, "s", color=colour, markersize=5)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{heading}, %")
+    axes.set_xlabel(words.text("axis", figure=heading))
     if references:
         figure.legend(loc="outside upper right", ncols=2)
     told = []
@@ -64,6 +65,11 @@ def forest(words, heading, key, lines, references, published):
         value, low, high = (f"{share:.1%}" for share in (line[key], *line[f"{key}_interval"]))
         told.append(words.text("told_forest_row", name=name, value=value, low=low, high=high))
     return svg(figure, words.text("told_forest", figure=heading[0].upper() + heading[1:], rows=", ".join(told)))
+
+
+def width(text):
+    """In columns, of which a full-width character takes two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "FW" else 1 for character in text)
 
 
 def confusion(words, title, counts):
@@ -80,8 +86,9 @@ def confusion(words, title, counts):
             if count or not wide:
                 axes.text(x + 0.5, y + 0.5, count, ha="center", va="center")
     labels = [words.text("malformed_short") if answer == MALFORMED else answer for answer in answers]
-    long = len(answers) > 4 or max(len(line) for label in labels for line in label.split("\n")) > 6
-    axes.set_xticks([x + 0.5 for x in range(len(answers))], labels, rotation=90 if long else 0, parse_math=False)
+    long = len(answers) > 4 or max(width(line) for label in labels for line in label.split("\n")) > 6
+    turned = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"} if long else {}
+    axes.set_xticks([x + 0.5 for x in range(len(answers))], labels, parse_math=False, **turned)
     axes.set_yticks([y + 0.5 for y in range(len(counts))], counts, parse_math=False)
     axes.invert_yaxis()
     axes.tick_params(length=0)
@@ -117,7 +124,7 @@ def learning_curve(words, title, curves):
     for key, form in ("validation_loss", "{:.3g}"), ("validation_accuracy", "{:.1%}"):
         found = [(form.format(step[key]), step["step"]) for step in steps if key in step]
         values = ", ".join(words.text("told_curve_value", value=value, step=step) for value, step in found)
-        told += [f"{words.text(key)}: {values}"] * bool(found)
+        told += [f"{words.text(key)}{words.text('colon')}{values}"] * bool(found)
     return title, svg(figure, words.text("told_curve", title=title, values="; ".join(told)))
 
 
