@@ -192,7 +192,7 @@ def test_edited_prompt_is_written_and_trained_on(copy):
 
 
 def test_threads_resources_and_profile(copy):
-    edit(copy / "workflow/rules/train.smk", "4 * devices(wildcards)", "8")
+    edit(copy / "workflow/rules/train.smk", "threads: nodes.threads(nodes.shape())", "threads: 8")
     assert planned(copy) == set()
     assert planned(copy, "--set-resources", "train_lora:mem_mb=9000", "--set-threads", "train_lora=3") == set()
     assert planned(copy, "--profile", "profiles/nig-slurm") == set()
