@@ -199,7 +199,7 @@ def test_partial_rerun_submits_what_is_needed(project, chain, changed_profile):
 @pytest.fixture(scope="module")
 def starving(project, chain, start_early, changed_profile):
     """The Snakemake of a training whose first attempt has too little memory, which takes its time."""
-    profile = changed_profile('"8192 * min(attempt, 2)"', '"150 if attempt == 1 else 4096"')
+    profile = changed_profile('"8192 * min(attempt, 2)"', '"100 if attempt == 1 else 4096"')
     return start_early(adapter_of("memory"), profile=profile)
 
 
@@ -220,7 +220,7 @@ def test_out_of_memory(project, starving):
     first, second = project.jobs("rule_train_lora_wildcards_memory")
     assert "OUT_OF_MEMORY" in output_of("sacct", "-n", "-P", "-o", "State", "-j", first["JobIDRaw"])
     assert (first["State"], second["State"]) == ("FAILED", "COMPLETED")
-    assert "--mem-per-cpu 150 " in first["SubmitLine"] and "--mem-per-cpu 4096 " in second["SubmitLine"]
+    assert "--mem-per-cpu 100 " in first["SubmitLine"] and "--mem-per-cpu 4096 " in second["SubmitLine"]
 
 
 def test_killed_snakemake(project, chain, start):
