@@ -290,6 +290,6 @@ def test_interrupted_prediction_continues(chain, hugging_face, tmp_path):
     done = len(list(tmp_path.glob("prediction/batches/[0-9]*.json")))
     assert 0 < done < 24 and not (tmp_path / "predictions.jsonl").exists()
     said = subprocess.run(command, **options, check=True).stdout
-    assert f"predict: continues after {done} batches" in said and "predict: 24 of 24 batches" in said
+    assert f"predict: continues after {done} batch" in said and "predict: 24 of 24 batches" in said
     check_scores_and_text(read_jsonl(tmp_path / "predictions.jsonl"), hugging_face)
     assert not (tmp_path / "prediction").exists()

@@ -19,7 +19,7 @@ from .schema import problems
 from .sweeps import unfold
 from .table import ADAPTED
 
-DEMO = Path(__file__).parents[2] / "config/demo.yaml"
+DEMO = Path(__file__).parents[2].joinpath("config/demo.yaml")
 
 
 class Checks:
@@ -108,11 +108,7 @@ class Checks:
 
     def elsewhere(self, section, name):
         """A hint at the demonstration's configuration, where that has what is missing."""
-        if (
-            self.module
-            or not DEMO.is_file()
-            or not has(yaml.safe_load(DEMO.read_text(encoding="utf-8")), [section, name])
-        ):
+        if self.module or not DEMO.is_file() or not has(yaml.safe_load(DEMO.read_text()), [section, name]):
             return ""
         return f"; {os.path.relpath(DEMO)} defines it: write that file after --configfile, too"
 
