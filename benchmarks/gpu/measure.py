@@ -127,9 +127,25 @@ def settings(args, devices, tensor_parallel, more):
     return json.dumps({"megatron_amp_O2": False} | found | more | args.settings)
 
 
-def torchrun(args, script, devices):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", devices, script]
+def torchrun(args, script, devices, rendezvous=("--standalone",)):
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node", devices, script]
     return [*command, "--accelerator", args.accelerator, "--base", args.base]
+
+
+def training(args, work_dir, output, devices, tensor_parallel, more, *rendezvous):
+    """The command of a training. rendezvous: torchrun's options, where it is not the only launcher."""
+    command = torchrun(args, ROOT / "workflow/scripts/train_lora.py", devices, *rendezvous)
+    command += ["--train", args.data / "train.jsonl", "--val", args.data / "val.jsonl", "--seed", 0]
+    command += ["--settings", settings(args, devices, tensor_parallel, TRAIN | more), "--time-limit", 60]
+    return [*command, "--work-dir", work_dir, "--output", output]
+
+
+def result(output):
+    """Of the training that made an adapter: seconds of a step, the losses of the first and the last, GB by torch."""
+    made = read_json(output.with_suffix(".provenance.json"))
+    losses = [step["loss"] for step in made["curve"] if "loss" in step]
+    peak = made["peak_gpu_memory_mb"] and made["peak_gpu_memory_mb"] / 1000
+    return {"seconds": made["seconds_per_step"], "losses": [losses[0], losses[-1]], "peak_gb": peak}
 
 
 def train_lora(args, devices=1, tensor_parallel=1, output=None, **more):
@@ -138,10 +154,7 @@ def train_lora(args, devices=1, tensor_parallel=1, output=None, **more):
     name = "-".join(["train", str(devices), str(tensor_parallel), *(f"{key}-{more[key]}" for key in sorted(more))])
     with tempfile.TemporaryDirectory() as directory, GpuMemory() as memory:
         output, stages = output or Path(directory, "adapter.nemo"), {}
-        command = torchrun(args, ROOT / "workflow/scripts/train_lora.py", devices)
-        command += ["--train", args.data / "train.jsonl", "--val", args.data / "val.jsonl", "--seed", 0]
-        command += ["--settings", settings(args, devices, tensor_parallel, TRAIN | more), "--time-limit", 60]
-        command += ["--work-dir", Path(directory, "training"), "--output", output]
+        command = training(args, Path(directory, "training"), output, devices, tensor_parallel, more)
         for seconds, line in follow(args, name, command, devices):
             for stage, words in STAGES.items():
                 if line and words in line:
@@ -150,10 +163,7 @@ def train_lora(args, devices=1, tensor_parallel=1, output=None, **more):
         if line is None:
             found["problem"] = "failed" if name in FAILED else "out of memory"
         else:
-            made = read_json(output.with_suffix(".provenance.json"))
-            losses = [step["loss"] for step in made["curve"] if "loss" in step]
-            found |= {"seconds": made["seconds_per_step"], "losses": [losses[0], losses[-1]]}
-            found["peak_gb"] = made["peak_gpu_memory_mb"] and made["peak_gpu_memory_mb"] / 1000
+            found |= result(output)
         return found
 
 
@@ -165,6 +175,12 @@ def tokenize(args, file):
     answers = tokenizer.encode([row["output"] for row in rows])
     firsts = [tokenizer.encode(label)[0] for label in LABELS]
     return {"items": list(zip(prompts, ([*answer, 2] for answer in answers))), "firsts": firsts}
+
+
+def tokens_of_step(items):
+    """How many tokens, the items' own, a step has in the mean. items: of tokenize()."""
+    lengths = [len(prompt) + len(answer) for prompt, answer in items["items"]]
+    return TRAIN["global_batch_size"] * sum(lengths) / len(lengths)
 
 
 def peers(args, what, items, *options):

@@ -7,7 +7,6 @@ python benchmarks/gpu/nodes.py --snapshot … --base results/base/mistral-7b
 
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,25 +17,18 @@ NODES = 2
 BY_TCP = {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"}
 
 
-def launch(args, directory, nodes, devices, rendezvous):
-    """The command of one launcher."""
-    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node", devices]
-    command += [measure.ROOT / "workflow/scripts/train_lora.py", "--accelerator", args.accelerator]
-    command += ["--base", args.base, "--train", args.data / "train.jsonl", "--val", args.data / "val.jsonl"]
-    more = measure.TRAIN | {"micro_batch_tokens": 4096, "max_steps": args.steps, "val_check_interval": args.steps}
-    more |= {"nodes": nodes} if nodes > 1 else {}
-    command += ["--settings", measure.settings(args, devices, 1, more), "--seed", 0, "--time-limit", 60]
-    return [*command, "--work-dir", directory / "training", "--output", directory / "adapter.nemo"]
-
-
 def train(args, name, nodes, **variables):
-    """(seconds of a step, losses of the first and the last) of a training on all devices; None where it failed."""
+    """What measure.result() tells of a training on all devices; None where it failed."""
     devices = args.devices // nodes
-    with tempfile.TemporaryDirectory() as directory, socket.create_server(("", 0)) as server:
+    more = {"micro_batch_tokens": 4096, "max_steps": args.steps, "val_check_interval": args.steps}
+    more |= {"nodes": nodes} if nodes > 1 else {}
+    with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        server.close()
-        rendezvous = [["--nnodes", nodes, "--node-rank", node, "--master-port", port] for node in range(nodes)]
-        commands = [launch(args, Path(directory), nodes, devices, words) for words in rendezvous]
+    with tempfile.TemporaryDirectory() as directory:
+        places, commands = [Path(directory, name) for name in ("training", "adapter.nemo")], []
+        for node in range(nodes):
+            rendezvous = ["--nnodes", nodes, "--node-rank", node, "--master-port", port]
+            commands.append(measure.training(args, *places, devices, 1, more, rendezvous))
         others = []
         args.logs.mkdir(parents=True, exist_ok=True)
         for node, command in enumerate(commands[1:], start=1):
@@ -48,11 +40,7 @@ def train(args, name, nodes, **variables):
         *_, (_, last) = measure.follow(args, name, words, devices)
         for other in others:
             other.wait()
-        if last is None:
-            return None
-        made = measure.read_json(Path(directory, "adapter.provenance.json"))
-        losses = [step["loss"] for step in made["curve"] if "loss" in step]
-        return made["seconds_per_step"], losses[0], losses[-1]
+        return None if last is None else measure.result(places[1])
 
 
 def main():
@@ -61,10 +49,7 @@ def main():
     parser.add_argument("--steps", type=int, default=16)
     args = parser.parse_args()
 
-    lengths = [
-        len(prompt) + len(answer) for prompt, answer in measure.tokenize(args, args.data / "train.jsonl")["items"]
-    ]
-    tokens = measure.TRAIN["global_batch_size"] * sum(lengths) / len(lengths)
+    tokens = measure.tokens_of_step(measure.tokenize(args, args.data / "train.jsonl"))
     print(f"{measure.gpus()}; {tokens:,.0f} tokens a step, {args.steps} steps each\n", flush=True)
     measure.row("", "s/step", "tokens/s", "loss of first and last step")
     measure.row(*["---"] * 4)
@@ -72,10 +57,8 @@ def main():
     for words, (nodes, variables) in ways.items():
         found = train(args, words.replace(" ", "-"), nodes, **variables)
         if found:
-            seconds, *losses = found
-            measure.row(
-                words, f"{seconds:.3f}", f"{tokens / seconds:,.0f}", ", ".join(f"{loss:.4f}" for loss in losses)
-            )
+            seconds, losses = found["seconds"], ", ".join(f"{loss:.4f}" for loss in found["losses"])
+            measure.row(words, f"{seconds:.3f}", f"{tokens / seconds:,.0f}", losses)
     measure.end()
 
 

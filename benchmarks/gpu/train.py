@@ -68,9 +68,7 @@ def main():
     args = parser.parse_args()
 
     items = measure.tokenize(args, args.data / "train.jsonl")
-    lengths = [len(prompt) + len(answer) for prompt, answer in items["items"]]
-    batch = measure.TRAIN["global_batch_size"]
-    tokens = batch * sum(lengths) / len(lengths)
+    batch, tokens = measure.TRAIN["global_batch_size"], measure.tokens_of_step(items)
     print(f"{measure.gpus()}; {tokens:,.0f} tokens a step, {args.steps} steps each\n", flush=True)
     rows, starts = Rows(args, tokens), {}
     loaded = peers(args, rows, items)
