@@ -44,9 +44,9 @@ onstart:
 
 onsuccess:
     if workflow.is_main_process:
-        rules_of_results = map(MODIFIER.modify_rulename, ("compare_runs", "write_report", "write_model_card"))
+        rules_of_results = [*map(MODIFIER.modify_rulename, ("compare_runs", "write_report", "write_model_card"))]
         # after Snakemake's last line
-        atexit.register(terminal.show_results, workflow, config, [*rules_of_results], WORKFLOW / "tools/ask.py")
+        atexit.register(terminal.show_results, workflow, config, rules_of_results, WORKFLOW / "tools/ask.py")
 
 
 onerror:

@@ -17,15 +17,8 @@ from .machine import commit_of
 from .speed import quickly
 from .table import ADAPTED
 
-SHARED = (
-    "nodes",
-    "devices",
-    "tensor_model_parallel_size",
-    "precision",
-    "megatron_amp_O2",
-    "max_seq_length",
-    *prompts.KEYS,
-)
+SHARED = ("nodes", "devices", "tensor_model_parallel_size", "precision", "megatron_amp_O2", "max_seq_length")
+SHARED = (*SHARED, *prompts.KEYS)
 
 
 def without_one_node(settings):

@@ -68,7 +68,7 @@ def check_submissions(jobs, settings, on_gpus):
     if getattr(settings, "array_jobs", None):
         why = "all jobs of an array get the GPUs and the memory of its first, and SLURM is told the name of that alone"
         raise Problem(f"--slurm-array-jobs, or slurm-array-jobs: in the profile: {why}; leave it out")
-    for job in {(job.rule.name, job.wildcards[0]): job for job in jobs}.values():  # of each run
+    for job in jobs:
         if on_gpus and hasattr(settings, "array_jobs") and not asks_for_gpus(job.resources):  # SLURM's executor
             then = "ask for them by gres in a profile, as profiles/slurm-generic does"
             raise Problem(f"{job.rule.name} of {job.wildcards[0]}: would get no GPU from SLURM; {then}")

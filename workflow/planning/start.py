@@ -16,6 +16,7 @@ def check_jobs(workflow, checks, rules, images, gpus):
     places.check_writable(jobs)
     places.check_room(jobs, checks.config["models"])
     of_nemo = [job for job in jobs if job.rule.name in rules.values()]
+    of_nemo = [*{(job.rule.name, job.wildcards[0]): job for job in of_nemo}.values()]  # one of each run: all are alike
     if of_nemo and (image := checks.config["image"]):
         container.check_image(checks, workflow.deployment_settings.deployment_method)
         container.keep_checksum(image, images)

@@ -99,9 +99,8 @@ def train(config, start, chat_template, end):
     trainer.fit(model)
     adapter = directory / f"checkpoints/{config.name}.nemo"
     trainer.strategy.barrier()
-    if not trainer.strategy.broadcast(
-        adapter.exists()
-    ):  # the last step's checkpoint had been written, but the adapter had not
+    # the last step's checkpoint had been written, but the adapter had not
+    if not trainer.strategy.broadcast(adapter.exists()):
         refuse_unfinished(trainer)
         trainer.checkpoint_callback.on_train_end(trainer, model)
     nodes = setup.describe_nodes()

@@ -8,21 +8,13 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 
-from stop_after_step import ON_LINUX, PARENT_DEATH_SIGNAL, SIGNALS, prctl
+from stop_after_step import SIGNALS, start
 
 ROLL_CALL = 300  # seconds in which all nodes must have reported, and then have met in torchrun
 BEAT = 0.5  # seconds between two signs of life
 OF_TASK = "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"  # by which ranks would take themselves for SLURM's tasks
-
-
-def start(command, **options):
-    """Starts it in a session of its own; it does not outlive this process."""
-    if ON_LINUX:
-        options["preexec_fn"] = lambda: prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    return subprocess.Popen(command, start_new_session=True, **options)
 
 
 def of_all_nodes(command, launch, number):

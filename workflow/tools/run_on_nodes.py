@@ -23,8 +23,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from on_each_node import ROLL_CALL, start
-from stop_after_step import SIGNALS
+from on_each_node import ROLL_CALL
+from stop_after_step import SIGNALS, start
 
 SILENCE = 30  # seconds without one, after which a node is lost. SLURM itself may take minutes to see it
 PORTS = 20000, 32000  # below those that Linux gives by itself

@@ -29,6 +29,13 @@ def prctl(option, value):
     ctypes.CDLL(None).prctl(option, value)
 
 
+def start(command, **options):
+    """Starts it in a session of its own; it does not outlive this process."""
+    if ON_LINUX:
+        options["preexec_fn"] = lambda: prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    return subprocess.Popen(command, start_new_session=True, **options)
+
+
 def children():
     """Those of this process; as their subreaper it gets those, too, whose own parent has ended."""
     for file in Path("/proc").glob("[0-9]*/stat"):
@@ -84,12 +91,9 @@ def main():
         prctl(CHILD_SUBREAPER, 1)
     with tempfile.TemporaryDirectory(prefix="stop-after-step-") as directory:
         request = Path(directory, "request")
-        options = {"env": os.environ | {"STOP_REQUEST": str(request)}, "start_new_session": True}
-        options["close_fds"] = False  # the locks of deal_gpus.py
-        if ON_LINUX:
-            options["preexec_fn"] = lambda: prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        environ = os.environ | {"STOP_REQUEST": str(request)}
         try:
-            process = subprocess.Popen(sys.argv[1:], **options)
+            process = start(sys.argv[1:], env=environ, close_fds=False)  # with the locks of deal_gpus.py
         except OSError as error:
             sys.exit(f"stop_after_step: {sys.argv[1]}: {error.strerror}")
         try:
