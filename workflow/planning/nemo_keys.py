@@ -14,6 +14,7 @@ KEPT = (
     ("settings", "these are the run's own keys; set them there"),
     ("later_keys", "it is no key of NeMo"),
     ("fused_kernels.", "it is true or false"),
+    ("transformer_engine.", "it is true or false"),
     ("exp_manager.explicit_log_dir", "the workflow finds its trainings there"),
     ("exp_manager.exp_dir", "the workflow finds its trainings there"),
     ("exp_manager.create_checkpoint_callback", "the adapter comes from its checkpoints"),

@@ -29,7 +29,7 @@ from common.progress import Progress, say
 from common.provenance import record
 from nemo_image import setup
 from nemo_image.lengths import fit
-from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
+from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore, use_fused
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import fingerprint, prepare
 from nemo_image.setup import arguments, describe_machine, exit_all, on_first_rank, prepare_nemo, wait_for_all
@@ -45,7 +45,7 @@ def load_model(config, look=None):
     from nemo_image.adapter import Adapter
 
     torch.multiprocessing.set_start_method("spawn", force=True)
-    trainer, fused = make_trainer(MegatronLMPPTrainerBuilder, config), setup.use_fused_kernels(config)
+    trainer, fused = make_trainer(MegatronLMPPTrainerBuilder, config), use_fused(config)
     base, file = config.model.restore_from_path, config.model.peft.restore_from_path
     adapter = Adapter(file) if file else None
     model_config = MegatronGPTSFTModel.merge_inference_cfg(base, config)
@@ -53,7 +53,7 @@ def load_model(config, look=None):
         adapter.complete(base, model_config, config.model)
     model_config.bias_activation_fusion = fused
     model_config.megatron_amp_O2 = config.model.megatron_amp_O2  # NeMo 1.23 sets it to False
-    model = restore(MegatronGPTSFTModel, base, model_config, trainer, look)
+    model = restore(MegatronGPTSFTModel, base, model_config, trainer, look, fused)
     if adapter:
         adapter.add_to(model, model_config)
     model.freeze()

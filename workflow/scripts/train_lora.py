@@ -22,7 +22,7 @@ from common.progress import say, show_progress
 from common.provenance import START, record
 from nemo_image import kept, setup
 from nemo_image.lengths import fit
-from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore
+from nemo_image.loading import load_config, make_trainer, needs_te, refuse_tensor_parallelism, restore, use_fused
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import make_exact, prepare, refuse_unfinished
 from nemo_image.setup import arguments, describe_machine, on_first_rank, prepare_nemo, wait_for_all
@@ -66,7 +66,7 @@ def train(config, start, chat_template, end):
     torch.multiprocessing.set_start_method("spawn", force=True)
     MegatronGPTSFTModel.on_before_optimizer_step = average_gradients
     pack_steps(MegatronGPTSFTModel)
-    fused = setup.use_fused_kernels(config)
+    fused = use_fused(config)
     trainer = make_trainer(MegatronLMPPTrainerBuilder, config)
     make_exact(trainer, config.model.seed)
     shown = show_progress(trainer)
@@ -86,7 +86,7 @@ def train(config, start, chat_template, end):
             file = directory / f"shortened-{name}.jsonl"
             files[name], shortened[name] = fit(prompts, config.settings[name], *room, file)
 
-    model = restore(MegatronGPTSFTModel, base, model_config, trainer, look)
+    model = restore(MegatronGPTSFTModel, base, model_config, trainer, look, fused)
     if first:
         say("train_lora", "the model is loaded")
     for name, data in ("train", model.cfg.data.train_ds), ("val", model.cfg.data.validation_ds):
@@ -179,7 +179,7 @@ def main():
     is_finished = on_first_rank(prepare_work_dir, training.directory / "state/ready")
     first = os.environ["RANK"] == "0"
     if not is_finished:
-        prepare_nemo(args.accelerator, args.base)
+        prepare_nemo(args.accelerator, args.base, needs_te(config))
         end = START.timestamp() + 60 * (args.time_limit - START_UP)
         adapter, facts = train(config, args.start_from, args.chat_template, end)
         if first:

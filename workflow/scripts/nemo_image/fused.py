@@ -91,6 +91,19 @@ def swiglu(x, bias=None, *options):
     return SwiGLU.apply(x if bias is None else x + bias)
 
 
+def warm_up(gpu):
+    """Uses once what a step uses: a first time takes nearly a second, most of it Triton's. For a thread, while weights
+    are read."""
+    torch.cuda.set_device(gpu)
+    heads = torch.ones(16, 1, 2, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    turned = Rotary.apply(heads, torch.ones(16, 1, 1, 128, device="cuda"))[:, 0]
+    ends = torch.tensor([0, 16], device="cuda", dtype=torch.int32)
+    options = ends, ends, 16, 16, 0.0, True, False
+    attended = torch.ops.aten._flash_attention_forward(turned, turned, turned, *options)[0].flatten(1)
+    hidden = swiglu(torch.nn.functional.rms_norm(attended, attended.shape[1:]))
+    torch.log_softmax(hidden @ hidden.mT, dim=-1, dtype=torch.float32).sum().backward()
+
+
 def install():
     """Patches megatron-core and NeMo; the model needs bias_activation_fusion in its configuration."""
     from megatron.core.transformer import attention, mlp

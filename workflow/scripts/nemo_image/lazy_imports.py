@@ -13,18 +13,24 @@ from importlib.machinery import PathFinder
 
 # Those that take longest by `python -X importtime`, with all that is below them.
 UNUSED = [
+    "accelerate",
     "boto3",
     "datasets",
+    "h5py",
+    "joblib",
     "matplotlib",
     "multistorageclient",
     "nemo.collections.asr",
     "nemo.collections.multimodal",
     "nltk",
     "numba",
+    "onnx",
     "pandas",
+    "sacrebleu",
     "scipy",
     "sklearn",
     "torch._dynamo",
+    "torch.fx.experimental.symbolic_shapes",
     "torchmetrics.functional.text.bert",
     "torchmetrics.functional.text.infolm",
     "torchmetrics.utilities.plot",
@@ -138,5 +144,6 @@ def install():
     sys.meta_path.insert(0, Finder)
     if "torch._dynamo" in waiting:
         torch.compile = lambda function=None, **options: function or (lambda function: function)
-        # PyTorch's optimizers ask for it
-        importlib.import_module("torch._dynamo").disable = lambda function, *options, **more: function
+        dynamo = importlib.import_module("torch._dynamo")
+        dynamo.disable = lambda function, *options, **more: function  # PyTorch's optimizers ask for it
+        dynamo.trace_rules = types.SimpleNamespace(clear_lru_cache=lambda: None)  # and torch.distributed

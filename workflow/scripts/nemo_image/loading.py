@@ -3,6 +3,8 @@
 import inspect
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 from nemo_image.setup import exit_all
@@ -10,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 SCRIPTS = Path(__file__).parents[1]
+OF_TRANSFORMER_ENGINE = "fp8", "apply_rope_fusion", "ub_tp_comm_overlap"  # keys of NeMo's model
 
 
 def load_config(yaml, settings):
@@ -55,9 +58,34 @@ def instantiate(config, **more):
     return import_class_by_path(config._target_)(**values, **more)
 
 
-def restore(model_class, base, model_config, trainer, look=None):
+def needs_te(config):
+    """Whether a step is asked for TransformerEngine; exits where it is, and there is none."""
+    asked = [f"model.{key}" for key in OF_TRANSFORMER_ENGINE if config.model.get(key)]
+    asked += ["transformer_engine"] if config.transformer_engine else []
+    if asked and (config.settings.accelerator == "cpu" or find_spec("transformer_engine") is None):
+        exit_all(f"nemo: {asked[0]} needs a GPU and TransformerEngine, as NVIDIA's images have it: remove the key.")
+    return bool(asked)
+
+
+def use_fused(config):
+    """Installs the kernels of fused.py where the configuration has them used; says whether it does."""
+    settings = config.settings
+    if used := config.fused_kernels and settings.accelerator == "gpu" and settings.precision == "bf16":
+        from nemo_image import fused
+
+        fused.install()
+    return used
+
+
+def warm_up():
+    from nemo_image import fused
+
+    fused.warm_up(int(os.environ["LOCAL_RANK"]))
+
+
+def restore(model_class, base, model_config, trainer, look=None, fused=False):
     """The model of an unpacked .nemo directory, as model_config has it. look: called with its tokenizer before the rest
-    is made, which may take minutes."""
+    is made, which may take minutes. fused: as use_fused returns it."""
     from nemo.core.classes.mixins import adapter_mixins
 
     adapter_mixins.instantiate = instantiate
@@ -71,7 +99,12 @@ def restore(model_class, base, model_config, trainer, look=None):
 
     if look:
         model_class._build_tokenizer = build_and_look
-    return model_class.restore_from(base, override_config_path=model_config, trainer=trainer)
+    with ThreadPoolExecutor(1) as thread:
+        warm = thread.submit(warm_up) if fused else None
+        model = model_class.restore_from(base, override_config_path=model_config, trainer=trainer)
+        if warm:
+            warm.result()
+    return model
 
 
 def use_tokenizer_of(base, model_config):

@@ -120,8 +120,18 @@ def meet(accelerator):
     timer.cancel()
 
 
-def prepare_nemo(accelerator, base=None):
-    """Imports NeMo, and supplies what it misses on this machine. Before any other import of nemo or megatron."""
+def parts_to_supply(transformer_engine):
+    """Of TransformerEngine and apex, those in whose place torch_parts.py stands on a GPU: both, unless they are asked
+    for. What is not installed, in any case."""
+    # torch_parts.py knows megatron-core since 0.9, which has this directory
+    known = Path(find_spec("megatron.core").submodule_search_locations[0], "extensions").exists()
+    packages = "transformer_engine", "apex"
+    return {name for name in packages if (known and not transformer_engine) or find_spec(name) is None}
+
+
+def prepare_nemo(accelerator, base=None, transformer_engine=False):
+    """Imports NeMo; with TransformerEngine and apex only where they are asked for, or where an old NeMo needs them.
+    Before any other import of nemo or megatron."""
     if base and os.environ["RANK"] == "0":
         refuse_damaged(base)
     if base and os.environ["LOCAL_RANK"] == "0":
@@ -133,7 +143,7 @@ def prepare_nemo(accelerator, base=None):
         from nemo_image import cpu
 
         cpu.install()
-    elif missing := {package for package in ("transformer_engine", "apex") if find_spec(package) is None}:
+    elif missing := parts_to_supply(transformer_engine):
         from nemo_image import torch_parts
 
         torch_parts.install(missing)
@@ -147,16 +157,6 @@ def prepare_nemo(accelerator, base=None):
     checkpoint.read_quickly()
     gc.freeze()  # nor will it be later
     gc.enable()
-
-
-def use_fused_kernels(config):
-    """Installs the kernels of fused.py where the configuration has them used; says whether it does."""
-    settings = config.settings
-    if used := config.fused_kernels and settings.accelerator == "gpu" and settings.precision == "bf16":
-        from nemo_image import fused
-
-        fused.install()
-    return used
 
 
 def on_first_rank(work, ready):

@@ -1,8 +1,8 @@
 """Lets NeMo's Megatron-GPT classes run without TransformerEngine or without apex: their parts in plain PyTorch.
 
-For NeMo 2.0 … 2.2 with megatron-core 0.9 … 0.11, on CPU (see cpu.py) and on a GPU whose environment lacks one of them
-or both. NVIDIA's images have both: there nobody imports this file. Parameter names, shapes and checkpoints are those of
-the TransformerEngine layers.
+For NeMo 2.0 … 2.2 with megatron-core 0.9 … 0.11, on CPU (see cpu.py) and on GPUs, also in NVIDIA's images, which have
+both, unless the configuration asks for them. Parameter names, shapes and checkpoints are those of the TransformerEngine
+layers.
 
     from nemo_image import torch_parts  # before any other import of nemo or megatron
     torch_parts.install({"transformer_engine", "apex"})
@@ -165,7 +165,10 @@ def replace_helpers():
 
 
 def install(missing):
-    """Supplies what is `missing`, of transformer_engine and apex, and what NeMo would compile in a package's place."""
+    """Supplies what is `missing`, of transformer_engine and apex, and what NeMo would compile in a package's place.
+    Where one of them is installed after all, nothing imports it any more."""
+    for package in missing:
+        sys.modules[package] = None
     if "transformer_engine" in missing:
         replace_transformer_engine()
     if "apex" in missing:
