@@ -66,3 +66,25 @@ assert scipy.stats.norm.cdf(0) == 0.5 and pandas.DataFrame({"a": [1]}).a[0] == f
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
+
+
+def test_torch():
+    """A step of an optimizer and of distributed training needs none of them either."""
+    code = """
+import tempfile
+import torch
+from nemo_image import lazy_imports
+lazy_imports.install()
+with tempfile.TemporaryDirectory() as directory:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/store", rank=0, world_size=1)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.distributed.destroy_process_group()
+assert {"torch._dynamo", "torch.fx.experimental.symbolic_shapes"} <= lazy_imports.waiting
+import torch._dynamo.utils
+assert torch._dynamo.utils.get_optimize_ddp_mode() == "ddp_optimizer"  # the real one
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr

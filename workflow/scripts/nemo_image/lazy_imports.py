@@ -35,6 +35,13 @@ UNUSED = [
     "torchmetrics.functional.text.infolm",
     "torchmetrics.utilities.plot",
 ]
+# What PyTorch's optimizers and torch.distributed ask of torch._dynamo, which takes a second to import, and its answers.
+ASKED_OF_DYNAMO = {
+    "disable": lambda function, *options, **more: function,
+    "graph_break": lambda *options: None,
+    "trace_rules.clear_lru_cache": lambda: None,
+    "utils.get_optimize_ddp_mode": lambda: "no_optimization",
+}
 waiting = set()  # those that nothing has used yet
 
 
@@ -144,6 +151,6 @@ def install():
     sys.meta_path.insert(0, Finder)
     if "torch._dynamo" in waiting:
         torch.compile = lambda function=None, **options: function or (lambda function: function)
-        dynamo = importlib.import_module("torch._dynamo")
-        dynamo.disable = lambda function, *options, **more: function  # PyTorch's optimizers ask for it
-        dynamo.trace_rules = types.SimpleNamespace(clear_lru_cache=lambda: None)  # and torch.distributed
+        for name, answer in ASKED_OF_DYNAMO.items():
+            module, function = f"torch._dynamo.{name}".rsplit(".", 1)
+            setattr(importlib.import_module(module), function, answer)
