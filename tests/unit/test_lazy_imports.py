@@ -83,8 +83,9 @@ with tempfile.TemporaryDirectory() as directory:
     optimizer.step()
     torch.distributed.destroy_process_group()
 assert {"torch._dynamo", "torch.fx.experimental.symbolic_shapes"} <= lazy_imports.waiting
+assert torch._dynamo.list_backends()
 import torch._dynamo.utils
-assert torch._dynamo.utils.get_optimize_ddp_mode() == "ddp_optimizer"  # the real one
+assert torch._dynamo.utils.get_optimize_ddp_mode() == "ddp_optimizer"  # the real one's
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
