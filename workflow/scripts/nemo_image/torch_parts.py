@@ -168,7 +168,7 @@ def install(missing):
     """Supplies what is `missing`, of transformer_engine and apex, and what NeMo would compile in a package's place.
     Where one of them is installed after all, nothing imports it any more."""
     for package in missing:
-        sys.modules[package] = None
+        sys.modules.setdefault(package, None)
     if "transformer_engine" in missing:
         replace_transformer_engine()
     if "apex" in missing:
