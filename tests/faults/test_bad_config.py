@@ -92,6 +92,7 @@ YAML = {
     b"a: *b\n": ", line 1: found undefined alias 'b'",
     b"a: &b [1, *b]\n": ", line 1: holds itself, by an alias",
     b"a: &b {c: *b}\n": ", line 1: holds itself, by an alias",
+    b"a: " + b"[" * 3000 + b"]" * 3000: ": is nested too deeply",
     "a: 1\n".encode("utf-16"): ", line 1: is no text in UTF-8",
     "a: 1\nb: é\n".encode("latin-1"): ", line 2: is no text in UTF-8",
     b"a: 1\nb: \x01\n": ", line 2: holds the character 0x1",

@@ -119,6 +119,11 @@ WRONG = {  # (name, content): what is said
     ("a.jsonl", '{"text": [["a"]], "mood": "good"}\n'): (
         "a.jsonl, line 1: column text is a list of other things than texts."
     ),
+    ("a.jsonl", '{"text": "a", "mood": NaN}\n'): "a.jsonl, line 1: the answer, mood, is empty.",
+    ("a.jsonl", '{"text": "\\ud83d", "mood": "bad"}\n'): (
+        "a.jsonl, line 1: is no JSON: it holds half a character, \\ud83d."
+    ),
+    ("a.jsonl", '{"text": ' + "[" * 9000 + "]" * 9000 + "}"): "a.jsonl, line 1: is no JSON: it is nested too deeply.",
     ("a.json", '{"1": {"text": "a", "mood": "bad"}, "1": {"text": "b", "mood": "bad"}}'): (
         "a.json: is no JSON: the key 1 stands twice."
     ),

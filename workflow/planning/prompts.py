@@ -30,7 +30,7 @@ def check(checks, name, run):
     for file in (here / "special_tokens_map.json", here / "tokenizer_config.json"):
         try:
             config |= json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             checks.refuse(["models", run["model"]], f"{file} is no tokenizer's configuration: {error}")
     unsaid = None if config.get("tokenizer_class") == "PreTrainedTokenizerFast" else "that of its class"
     if "add_bos" in run and config.get("bos_token", unsaid) is None:

@@ -17,6 +17,8 @@ def check(file):
     content, file = Path(file).read_bytes(), os.path.relpath(file)
     try:
         root = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise Problem(f"{file}: is nested too deeply") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise Problem(f"{file}, line {line}: is no text in UTF-8. Save the file in UTF-8") from None

@@ -34,7 +34,7 @@ def indexed_files(directory):
         return None
     try:
         return set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sys.exit(f"{directory / INDEX}: no index of weights. Fetch it again.")
 
 

@@ -24,7 +24,7 @@ class PeftConfig:
     def __init__(self, file):
         try:
             self.values = {"r": 8, "lora_alpha": 8} | json.loads(Path(file).read_text(encoding="utf-8"))  # PEFT's own
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"no object in JSON ({error}). Fetch it again") from None
 
     def of_module(self, key, pattern, module):

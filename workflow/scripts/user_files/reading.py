@@ -34,7 +34,7 @@ def text_of(value):
         return [text_of(part) for part in value]
     if isinstance(value, bool):
         return "true" if value else "false"
-    return value if value is None else str(value)
+    return None if value is None or value != value else str(value)  # NaN is nothing, as pandas has it
 
 
 def header(file, records):
@@ -84,9 +84,22 @@ def without_repeats(pairs):
     return found
 
 
+def constant(name):
+    """Of NaN, Infinity and -Infinity: pandas and others write NaN for what is missing."""
+    return None if name == "NaN" else name
+
+
 def parse(text):
     """JSON with its numbers as they are written."""
-    return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=without_repeats)
+    numbers = {"parse_int": str, "parse_float": str, "parse_constant": constant}
+    try:
+        found = json.loads(text, object_pairs_hook=without_repeats, **numbers)
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it holds half a character, \\u{ord(error.object[error.start]):x}") from None
+    return found
 
 
 def read_jsonl(file):
