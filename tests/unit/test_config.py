@@ -545,6 +545,13 @@ def test_adapter_of_ones_own(checked, tmp_path):
     config.write_text("[")
     assert said(checked, run).startswith(f"{place} peft/adapter_config.json: no object in JSON")
     write_json(config, peft)
+    words = f"{place} peft/adapter_model.safetensors: not a whole safetensors file ("
+    assert said(checked, run).startswith(words)
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    whole = len(header).to_bytes(8, "little") + header + bytes(4)
+    (tmp_path / "peft/adapter_model.safetensors").write_bytes(whole[:-1])
+    assert said(checked, run).startswith(words)
+    (tmp_path / "peft/adapter_model.safetensors").write_bytes(whole)
     checked(run)
     write_json(config, {})
     checked(run.replace("[theirs]", "[base]"))  # nobody asks for it; it may be on another machine

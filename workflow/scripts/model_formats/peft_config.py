@@ -69,7 +69,7 @@ class PeftConfig:
                 return f"{pattern} is {found}, no object"
             for name, value in [(key, c[key]), *((f"{pattern}.{name}", value) for name, value in found.items())]:
                 if not isinstance(value, kinds) or (key == "r" and value < 1):
-                    return f"{name} is {value}, not a {'positive ' * (key == 'r')}number"
+                    return f"{name} is {value!r}, not a {'positive ' * (key == 'r')}number"
         targets, layers = c.get("target_modules"), c.get("layers_to_transform")
         if not isinstance(layers, int | list | None) or not isinstance(targets, str | list | None):
             return f"target_modules is {targets}, layers_to_transform {layers}: neither names nor numbers"
