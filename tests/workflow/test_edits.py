@@ -288,6 +288,11 @@ def clone_to(directory):
     return directory
 
 
+def weights(header="{}"):
+    """A safetensors file without tensors."""
+    return len(header).to_bytes(8, "little").decode() + header
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A working directory apart from any clone, all of whose outputs are there, marked as made."""
@@ -296,7 +301,8 @@ def project(tmp_path_factory):
     files = "tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf", "theirs.nemo"
     for file in (*files, "peft/adapter_config.json", "peft/adapter_model.safetensors", *CSV):
         (project / file).parent.mkdir(exist_ok=True)
-        text = {"tiny/config.json": CONFIG_JSON, "packed.gguf": "GGUF"}.get(file, '{"peft_type": "LORA"}')
+        texts = {"tiny/config.json": CONFIG_JSON, "packed.gguf": "GGUF", "peft/adapter_model.safetensors": weights()}
+        text = texts.get(file, '{"peft_type": "LORA"}')
         (project / file).write_text("input,output\n" if file in CSV else text)
     for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):
         for file in map(project.joinpath, files.split(", ")):
@@ -373,7 +379,8 @@ def test_the_users_own_files(project, file, rules):
     before = file.read_text()
     file.touch()
     assert planned(ROOT, project)[0] == NOTHING
-    file.write_text("input,output,other\n" if file.suffix == ".csv" else f"{before} ")
+    edited = {".csv": "input,output,other\n", ".safetensors": weights("{} ")}  # otherwise they would be refused
+    file.write_text(edited.get(file.suffix, f"{before} "))
     found = planned(ROOT, project)[0]
     file.write_text(before)
     assert found == with_readers(rules)
