@@ -4,15 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from helpers import environment
+import yaml
+from helpers import SCRIPTS, environment
 from nemo_image.loading import load_config, needs_te
 
 INSTALLED = "raise SystemExit(f'{__name__} is imported')\n"
-SETTINGS = {"accelerator": "gpu", "base": "base", "train": "train", "val": "val", "work_dir": "work", "seed": 1}
-SETTINGS |= {"devices": 1, "tensor_model_parallel_size": 1, "precision": "bf16", "megatron_amp_O2": True}
-SETTINGS |= {"micro_batch_size": 1, "global_batch_size": 1, "max_steps": 1, "val_check_interval": 1, "lr": 1e-4}
-SETTINGS |= {"warmup_steps": 0, "target_modules": ["all"], "adapter_dim": 8, "adapter_dropout": 0.0}
-SETTINGS |= {"max_seq_length": 64}
+SETTINGS = dict.fromkeys(yaml.safe_load((SCRIPTS / "train_lora.yaml").read_text())["settings"], 1)
 
 
 @pytest.fixture
@@ -36,10 +33,8 @@ def test_nothing_imports_them(python):
 
 
 def test_asked_for(python):
-    code = (
-        "assert setup.parts_to_supply(False) == {'transformer_engine', 'apex'} and setup.parts_to_supply(True) == set()"
-    )
-    done = python(code)
+    both = "{'transformer_engine', 'apex'}"
+    done = python(f"assert setup.parts_to_supply(False) == {both} and setup.parts_to_supply(True) == set()")
     assert done.returncode == 0, done.stderr
 
 

@@ -4,9 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from ..scripts.model_formats.manifest import ADAPTER
+from ..scripts.model_formats.manifest import ADAPTER, problem_of_weights
 from ..scripts.model_formats.peft_config import PeftConfig
 from .changes import state
 from .speed import quickly
@@ -92,8 +90,5 @@ def check_files(checks, path, adapter, model):
             problem = error
         if problem:
             checks.refuse(path, f"{directory / ADAPTER[0]}: {problem}")
-        try:
-            with safe_open(directory / ADAPTER[1], "numpy"):  # reads the header
-                pass
-        except SafetensorError as error:
-            checks.refuse(path, f"{directory / ADAPTER[1]}: not a whole safetensors file ({error}). Fetch it again")
+        if problem := problem_of_weights(directory / ADAPTER[1]):
+            checks.refuse(path, f"{directory / ADAPTER[1]}: {problem}")

@@ -38,6 +38,17 @@ def indexed_files(directory):
         sys.exit(f"{directory / INDEX}: no index of weights. Fetch it again.")
 
 
+def problem_of_weights(file):
+    """Why a safetensors file is not whole, or None."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "numpy"):  # checks the header, and that the file has all bytes
+            return None
+    except SafetensorError as error:
+        return f"not a whole safetensors file ({error}). Fetch it again"
+
+
 def refuse_other_weights(source, names):
     """Exits where a model's files, by their names, hold no weights in safetensors."""
     if not any(name.endswith(".safetensors") and belongs(name) for name in names):

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from common.files import read_json
 from model_formats import config_json, tokenizer
-from model_formats.manifest import indexed_files, snapshot_files
-from safetensors import SafetensorError, safe_open
+from model_formats.manifest import indexed_files, problem_of_weights, snapshot_files
 
 DTYPES = ("BF16", "F16", "F32")
 
@@ -35,11 +34,8 @@ class Tensor(NamedTuple):
 
 def read_header(path):
     """[Tensor] of a safetensors file: eight bytes with the header's length, the header in JSON, the tensors."""
-    try:
-        with safe_open(path, "numpy"):  # checks the header, and that the file has all bytes
-            pass
-    except SafetensorError as error:
-        sys.exit(f"{path}: not a whole safetensors file ({error}). Fetch it again.")
+    if problem := problem_of_weights(path):
+        sys.exit(f"{path}: {problem}.")
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

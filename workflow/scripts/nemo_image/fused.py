@@ -3,6 +3,8 @@
 For half precisions on a GPU. They compute in fp32 and round once, so they differ from megatron-core's by rounding.
 """
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -91,10 +93,10 @@ def swiglu(x, bias=None, *options):
     return SwiGLU.apply(x if bias is None else x + bias)
 
 
-def warm_up(gpu):
+def warm_up():
     """Uses once what a step uses: a first time takes nearly a second, most of it Triton's. For a thread, while weights
     are read."""
-    torch.cuda.set_device(gpu)
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # of this thread
     heads = torch.ones(16, 1, 2, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     turned = Rotary.apply(heads, torch.ones(16, 1, 1, 128, device="cuda"))[:, 0]
     ends = torch.tensor([0, 16], device="cuda", dtype=torch.int32)

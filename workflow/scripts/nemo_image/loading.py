@@ -77,12 +77,6 @@ def use_fused(config):
     return used
 
 
-def warm_up():
-    from nemo_image import fused
-
-    fused.warm_up(int(os.environ["LOCAL_RANK"]))
-
-
 def restore(model_class, base, model_config, trainer, look=None, fused=False):
     """The model of an unpacked .nemo directory, as model_config has it. look: called with its tokenizer before the rest
     is made, which may take minutes. fused: as use_fused returns it."""
@@ -100,10 +94,13 @@ def restore(model_class, base, model_config, trainer, look=None, fused=False):
     if look:
         model_class._build_tokenizer = build_and_look
     with ThreadPoolExecutor(1) as thread:
-        warm = thread.submit(warm_up) if fused else None
+        if fused:
+            from nemo_image.fused import warm_up
+
+            warm = thread.submit(warm_up)
         model = model_class.restore_from(base, override_config_path=model_config, trainer=trainer)
-        if warm:
-            warm.result()
+    if fused:
+        warm.result()
     return model
 
 
