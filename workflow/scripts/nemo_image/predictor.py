@@ -1,5 +1,6 @@
 """Greedy text and label scores of batches of prompts with NeMo's model. Needs only NeMo and what it needs."""
 
+import sys
 from itertools import pairwise, takewhile
 
 import torch
@@ -126,10 +127,14 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, prompts):
-        """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability})."""
+        """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability}). Exits
+        where these are no numbers."""
         ends = torch.tensor(self.ends).cuda()
         self.lengths = torch.tensor([len(prompt) for prompt in prompts]).cuda()
         logprobs = self.read_prompts(prompts)
+        if not logprobs.isfinite().all():
+            why = "weights of the adapter or the base are no numbers, or precision: 16 overflows"
+            sys.exit(f"The model's output is not finite: {why}. Try precision: bf16 or 32.")
         scores = logprobs[:, [ids[0] for ids in self.labels.values()]]
         for number, ids in enumerate(self.labels.values()):
             for place, (token, following) in enumerate(pairwise(ids)):
