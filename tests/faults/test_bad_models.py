@@ -93,6 +93,44 @@ def test_file_of_a_snapshot(here, name, what):
     assert is_sentence(said) and said.startswith(f"chain.yaml: models.tiny.snapshot: tiny/{name}{words[what]}"), said
 
 
+INDEX = "model.safetensors.index.json"
+FILES = {  # {file: content} beside those that there are, or instead; None: not there
+    "no weights": ({"model.safetensors": None}, ": has no weights as model*.safetensors. Take"),
+    "pickled weights": (
+        {"model.safetensors": None, "pytorch_model.bin": b"PK"},
+        ": has no weights as model*.safetensors, only pytorch_model.bin. Take",
+    ),
+    "cut off": ({"model.safetensors": b"\x99\0\0\0\0\0\0\0{"}, "/model.safetensors: not a whole safetensors file"),
+    "no header": (
+        {"model.safetensors": b"version https://git-lfs"},
+        "/model.safetensors: not a whole safetensors file",
+    ),
+    "no shard": ({INDEX: b'{"weight_map": {"a": "model-2.safetensors"}}'}, "/model-2.safetensors is not there"),
+    "index: number": ({INDEX: b'{"weight_map": 5}'}, f"/{INDEX}: no index of weights"),
+    "index: none": ({INDEX: b'{"weight_map": {}}'}, f"/{INDEX}: no index of weights"),
+    "index: list": ({INDEX: b"[]"}, f"/{INDEX}: no index of weights"),
+    "index: numbers": ({INDEX: b'{"weight_map": {"a": 1}}'}, f"/{INDEX}: no index of weights"),
+    "index: path": ({INDEX: b'{"weight_map": {"a": "../x"}}'}, f"/{INDEX}: no index of weights"),
+    "index: text": ({INDEX: b"{"}, f"/{INDEX}: no index of weights"),
+    "no tokenizer": ({"tokenizer.json": None}, ": holds neither tokenizer.model nor tokenizer.json"),
+    "tokenizer: {}": ({"tokenizer.json": b"{}"}, ": tokenizer.json is empty or broken"),
+    "tokenizer: list": ({"tokenizer.json": b"[]"}, ": tokenizer.json is empty or broken"),
+    "sentencepiece": ({"tokenizer.model": b"\x0a"}, ": tokenizer.model is empty or broken"),
+    "tokenizer's config": ({"tokenizer_config.json": b"{"}, ": tokenizer_config.json is empty or broken"),
+    "special tokens": ({"special_tokens_map.json": b"[]"}, ": special_tokens_map.json is empty or broken"),
+}
+
+
+@pytest.mark.kind("files of local snapshots, at planning")
+@pytest.mark.parametrize("case", FILES)
+def test_snapshot_that_is_not_whole(here, case):
+    files, words = FILES[case]
+    for name, content in files.items():
+        (here / "tiny" / name).unlink() if content is None else (here / "tiny" / name).write_bytes(content)
+    said = plan()
+    assert is_sentence(said) and said.startswith(f"chain.yaml: models.tiny.snapshot: tiny{words}"), said
+
+
 @pytest.mark.kind("GGUF files, at planning")
 @pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04zip", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_gguf_that_is_none(here, content):
