@@ -1,10 +1,13 @@
 """Models that are none: local snapshots are refused at planning, downloaded ones before anything of them is written."""
 
 import json
+import math
+import random
 import shutil
 
 import pytest
 from helpers import MODEL, run_script
+from model_formats.peft_config import NEUTRAL, READ, SILENT, PeftConfig
 
 from .conftest import is_sentence, plan
 
@@ -192,3 +195,24 @@ def test_gguf_that_is_cut_off(tmp_path):
         "dequantize_gguf.py", "--gguf", tmp_path / "x.gguf", "--output-dir", tmp_path / "out", check=False
     )
     assert done.returncode == 1 and "x.gguf: can't be read as GGUF (" in done.stderr and "Traceback" not in done.stderr
+
+
+VALUES = [None, True, 0, 1, -1, 8, 2.5, float("nan"), float("inf"), 1e300, "", "x", "(", "org/x", [], ["q_proj"], ["("]]
+VALUES += [[1], [None], [[]], [0], [99], {}, {"q_proj": 8}, {"(": 8}, {"q_proj": "8"}, {"q_proj": float("nan")}]
+
+
+@pytest.mark.kind("adapter_config.json, each drawn by its seed")
+@pytest.mark.parametrize("seed", range(300))
+def test_adapter_config(tmp_path, seed):
+    """It is refused in a sentence, or can be worked with."""
+    rng, keys = random.Random(seed), sorted(READ | SILENT | {*NEUTRAL, "unknown"})
+    values = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    values |= {rng.choice(keys): rng.choice(VALUES) for _ in range(rng.randint(1, 3))}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    config = PeftConfig(tmp_path / "adapter_config.json")
+    if problem := config.problem("org/y", 40 * "a"):
+        assert is_sentence(problem)
+        return
+    for module in "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj":
+        config.is_target(module)
+        assert type(config.rank(module)) is int and config.rank(module) > 0 and math.isfinite(config.scale(module))

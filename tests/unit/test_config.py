@@ -604,6 +604,10 @@ def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
         write_json(snapshot / "config.json", {"num_attention_heads": 1})
         write_json(snapshot / "manifest.json", {"source": "org/y"})
         checked(config, fetched=fetched)
+        for damaged in "", "[]", "{}", "null":
+            (snapshot / "manifest.json").write_text(damaged)
+            again = "is damaged. Remove it and run Snakemake again, which makes it anew"
+            assert said(checked, config, fetched=fetched) == f"{snapshot}/manifest.json: {again}"
 
 
 CANDIDATE = "other is a candidate of chosen: only what is chosen gets answers to the test items"
