@@ -40,6 +40,8 @@ try:
     # Not all, of a module; and not those that older profiles lack: onstart looks at what will run.
     used = [GPU_RULES[name] for name in ("train_lora", "predict", "verify_model") if MODIFIER.avail_rulename(name)]
     slurm.check_profile(workflow.resource_settings, used if config["accelerator"] == "gpu" else ())
+    if workflow.is_main_process:  # a job reads them itself
+        of_clone("planning.own_files").check_rows(checks)
 except Problem as problem:
     refuse(problem)
 except OSError as error:  # of a file that the configuration names

@@ -13,6 +13,7 @@ from snakemake.utils import update_config, validate
 
 from workflow.planning import Problem
 from workflow.planning.config import Checks
+from workflow.planning.own_files import check_rows
 from workflow.planning.targets import check as check_target
 from workflow.planning.yaml_files import check as check_yaml
 
@@ -65,6 +66,7 @@ def plan(*files):
         for target in ("all", "results/accuracy.tsv"):
             check_target(target, config["runs"], config["datasets"], "results/runs", "")
         checks.check_runs(TRAIN, "resources/hf")
+        check_rows(checks)
     except Problem as problem:
         return str(problem)
     return None

@@ -306,10 +306,6 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     "{datasets: {x: {test: d.csv}}, runs: {lora: {dataset: x}}}": (
         "runs.lora.dataset: x has no train: and val:, and the run has train:"
     ),
-    "{targets: [asked], datasets: {x: {test: d.csv}}, runs: {asked: {model: mistral-7b, dataset: x}}}": (
-        "runs.asked.dataset: x has no answers, so nothing can be scored; "
-        "take asked out of targets: and ask it: snakemake results/answers/asked/x.tsv"
-    ),
     "runs: {lora: {add_bos: yes please}}": "runs.lora.add_bos: 'yes please' is not of type 'boolean'",
     f"{{targets: [base], runs: {{{CHOSEN} [lora, best], tensor_model_parallel_size: 1}}, lora: {{add_bos: true}}}}}}": (
         "runs.chosen.choose: lora and chosen differ in add_bos, in which they must agree"
@@ -671,6 +667,7 @@ def test_answers_that_there_cannot_be(checked, target):
 
 def test_answers_that_there_can_be(checked):
     checks, directory = checked(QUESTIONS), "results/answers"
+    Path("d.csv").write_text("input\nWhat?\n")
     for target in "all/own.tsv", "free/labelled.tsv", "free/fold3/seed0/own.tsv", "asked/own.tsv", "base/labelled.tsv":
         check_answers(f"{directory}/{target}", checks, directory)
     check_answers("results/data/own/questions.jsonl", checks, directory)
@@ -684,9 +681,14 @@ def test_answers_that_there_can_be(checked):
 def test_run_on_questions_in_the_table(checked):
     """A data set with `test` alone can be scored where it has answers; what is wrong in its first row is told."""
     config = "{targets: [asked], datasets: {x: {test: d.jsonl}}, runs: {asked: {model: mistral-7b, dataset: x}}}"
-    for row in '{"input": "a", "output": " "}', '{"input": "a", "output": null}', '{"input": "a"}':
+    place, ask = "mine.yaml: runs.asked.dataset", "snakemake results/answers/asked/x.tsv"
+    for row in '{"input": "a", "output": " "}', '{"input": "a", "output": null}', '{"input": "a", "outputs": "b"}':
         Path("d.jsonl").write_text(row)
-        assert "x has no answers, so nothing can be scored" in said(checked, config)
+        columns = ", ".join(json.loads(row))
+        none = f"{place}: x has no answers, as d.jsonl has none under output; its columns are {columns}"
+        none += ": nothing can be scored"
+        assert said(checked, config) == f"{none}. Take asked out of targets: and ask it: {ask}"
+        assert said(checked, config.replace("test: d", "train: d.csv, val: d.csv, test: d")) == none
     Path("d.jsonl").write_text('{"input": "a", "output": "b"}')
     checked(config)
     Path("d.json").write_text('{"a": 1}')

@@ -1,9 +1,12 @@
 """One's own files: how they are read, what is said of mistakes in them, how they are drawn from; and the prompt."""
 
+import datetime
 import itertools
 import json
 import random
+import unicodedata
 from collections import Counter
+from decimal import Decimal
 
 import pyarrow
 import pyarrow.parquet
@@ -11,9 +14,9 @@ import pytest
 from common import template
 from common.files import read_json, read_jsonl, write_json
 from common.items import id_of
+from common.user_files.reading import columns, rows
 from helpers import run_script
 from split_items import deal
-from user_files.reading import columns, rows
 
 COLUMNS = {"prompt": "Text: {text}\nMood:", "answer": "mood", "labels": ["good", "bad"]}
 
@@ -59,9 +62,51 @@ def test_parquet(tmp_path):
     parquet(file, [{"n": 1, "ok": True, "none": None, "nested": {"texts": ["a", "b"], "number": 7}}])
     nested = {"texts": ["a", "b"], "number": "7"}
     assert list(rows(file)) == [("row 1", None, {"n": "1", "ok": "true", "none": None, "nested": nested})]
+    assert list(rows(file, ["nested.number", "n"])) == [("row 1", None, {"n": "1", "nested": nested})]
     file.write_text("no Parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet: can't be read as Parquet: "):
+    with pytest.raises(ValueError, match=r"a\.parquet: can't be read as Parquet: [^\n]*[^.]$"):
         list(rows(file))
+    with pytest.raises(FileNotFoundError):
+        list(rows(tmp_path / "b.parquet"))
+
+
+VALUES = [  # of Parquet, and as text
+    (pyarrow.array([b"caf\xc3\xa9"]), "café"),
+    (pyarrow.array([b"ab"], pyarrow.binary(2)), "ab"),
+    (pyarrow.array([[b"a", None]]), ["a", None]),
+    (pyarrow.array(["a"], pyarrow.large_string()), "a"),
+    (pyarrow.array(["a"]).dictionary_encode(), "a"),
+    (pyarrow.array([float("nan")]), None),
+    (pyarrow.array([float("nan")], pyarrow.float32()), None),
+    (pyarrow.array([0.1], pyarrow.float32()), "0.1"),
+    (pyarrow.array([2], pyarrow.float32()), "2.0"),
+    (pyarrow.array([1e20]), "1e+20"),
+    (pyarrow.array([Decimal("1.10")]), "1.10"),
+    (pyarrow.array([0], pyarrow.decimal128(9, 7)), "0.0000000"),
+    (pyarrow.array([datetime.date(2024, 1, 31)]), "2024-01-31"),
+    (pyarrow.array([0], pyarrow.timestamp("s")), "1970-01-01 00:00:00"),
+    (pyarrow.array([1], pyarrow.timestamp("ns")), "1970-01-01 00:00:00.000000001"),
+    (pyarrow.array([61], pyarrow.time32("s")), "00:01:01"),
+    (pyarrow.array([[("a", 1)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())), {"a": "1"}),
+    (pyarrow.array([[(7, b"x")]], pyarrow.map_(pyarrow.int64(), pyarrow.binary())), {"7": "x"}),
+    (pyarrow.array([None]), None),
+]
+
+
+@pytest.mark.parametrize(("array", "text"), VALUES, ids=[str(array.type) for array, _ in VALUES])
+def test_values_of_parquet_as_text(tmp_path, array, text):
+    pyarrow.parquet.write_table(pyarrow.table({"x": array}), tmp_path / "a.parquet")
+    assert [row["x"] for _, _, row in rows(tmp_path / "a.parquet")] == [text]
+
+
+def test_what_nobody_asks_for_need_be_no_text(tmp_path):
+    """As a column of pictures."""
+    parquet(tmp_path / "a.parquet", [{"image": {"bytes": b"\xff\xd8"}, "text": "a", "by": {"mood": "good"}}])
+    columns = COLUMNS | {"answer": "by.mood"}
+    call = "--columns", json.dumps(columns), "--output", tmp_path / "items.json"
+    run_script("read_items.py", "--file", tmp_path / "a.parquet", *call)
+    (item,) = read_json(tmp_path / "items.json").values()
+    assert item == {"text": "a", "by": {"mood": "good"}, "by.mood": "good"}
 
 
 def test_record_by_id(tmp_path):
@@ -93,9 +138,7 @@ WRONG = {  # (name, content): what is said
     ("a.csv", "text,mood\n良い,good\n".encode() + "悪い,bad\n".encode("shift_jis")): (
         "a.csv, line 3: is not UTF-8 (byte 1 of the line is 0x88): save the file as UTF-8."
     ),
-    ("a.csv", "text,mood\na,good\n".encode("utf-16")): (
-        "a.csv, line 1: is not UTF-8 (byte 1 of the line is 0xff): save the file as UTF-8."
-    ),
+    ("a.csv", "text,mood\na,good\n".encode("utf-16")): ("a.csv: is UTF-16: save the file as UTF-8."),
     ("a.csv", "text,mood\na,good\n".encode("utf-16-le")): (
         "a.csv, line 1: has a NUL, as UTF-16 has: save the file as UTF-8."
     ),
@@ -165,7 +208,25 @@ def test_files_have_no_prompt_in_common(tmp_path):
     (tmp_path / "test.csv").write_text("text,mood\nc,good\na,bad\n")
     said = read(tmp_path, "a.csv", "text,mood\na,good\n", *others)
     assert said == f"a.csv, line 2: has the same prompt as test.csv, line 3: {words}"
+    said = read(tmp_path, "a.csv", "text,mood\n a  ,good\n", *others)
+    assert said == f"a.csv, line 2: has the same prompt as test.csv, line 3: {words}"
     assert len(read(tmp_path, "a.csv", "text,mood\nx,good\n", *others)) == 1
+
+
+def test_a_label_is_the_one_that_a_person_sees(tmp_path):
+    """Whatever the blanks around it and the Unicode form; what is learned is the label as the configuration has it."""
+    columns = {"prompt": "{text}", "answer": "by.mood", "labels": ["データ", "so so"]}
+    for written in "データ", " データ\u3000", unicodedata.normalize("NFD", "データ"):
+        records = [{"text": "a ", "by": {"mood": written}}]
+        items = read(tmp_path, "a.jsonl", json.dumps(records[0]), columns=columns)
+        ((name, item),) = items.items()
+        assert item == {**records[0], "by.mood": "データ"} and len(name) == 16
+        call = "--json", tmp_path / "items.json", "--columns", json.dumps(columns), "--output", tmp_path / "a.jsonl"
+        run_script("write_jsonl.py", *call)
+        assert read_jsonl(tmp_path / "a.jsonl") == [{"input": "a ", "output": "データ", "id": name}]
+        (tmp_path / "items.json").unlink()
+    one = '{"text": "a", "by": {"mood": "soso"}}'
+    assert "is 'soso', none of データ, so so" in read(tmp_path, "a.jsonl", one, columns=columns)
 
 
 def test_items_to_predict_only(tmp_path):
@@ -177,6 +238,8 @@ def test_items_to_predict_only(tmp_path):
         run_script("write_jsonl.py", *call)
         assert [list(row) for row in read_jsonl(tmp_path / "test.jsonl")] == [["input", "id"]] * 2
         (tmp_path / "items.json").unlink()
+    said = read(tmp_path, "a.csv", "text,mood\na,bad\nb,bad\n", test=True)
+    assert said == "a.csv: has 2 items to test with: take 3 at least."
     said = read(tmp_path, "a.csv", "text,mood\na,\nb,bad\n", test=True)
     assert said == "a.csv, line 3: the answer, mood, is given, but not of others."
     said = read(tmp_path, "a.csv", "text,mood\na,bad\nb,\n", test=True)
@@ -272,8 +335,10 @@ def test_template():
         template.fill("{b.x}", {"b": "text"})
 
 
-def test_columns_by_the_first_line(tmp_path):
+def test_columns_by_the_first_line_or_row(tmp_path):
     (tmp_path / "a.tsv").write_text("one\ttwo\n")
-    (tmp_path / "a.jsonl").write_text('\n{"one": 1}\n{"two": \n')
-    (tmp_path / "a.json").write_text("[")
-    assert [columns(tmp_path / f"a.{kind}") for kind in ("tsv", "jsonl", "json")] == [["one", "two"], ["one"], None]
+    (tmp_path / "a.jsonl").write_text('\n{"one": {"two": 1}}\n{"two": \n')
+    (tmp_path / "a.json").write_text("[]")
+    parquet(tmp_path / "a.parquet", [{"one": "1", "two": 2}])
+    found = [columns(tmp_path / f"a.{kind}", ["one"]) for kind in ("tsv", "jsonl", "json", "parquet")]
+    assert found == [{"one": None, "two": None}, {"one": {"two": "1"}}, None, {"one": "1"}]

@@ -35,7 +35,9 @@ RERUNS = {
     "planning/models.py": NOTHING,
     "planning/nemo_keys.py": NOTHING,
     "planning/nodes.py": NOTHING,
+    "planning/own_files.py": NOTHING,
     "planning/parameters.py": NOTHING,
+    "planning/paths.py": NOTHING,
     "planning/prompts.py": NOTHING,
     "planning/questions.py": NOTHING,
     "planning/places.py": NOTHING,
@@ -96,6 +98,9 @@ RERUNS = {
         "compare_runs",
         "write_report",
     },
+    "scripts/common/user_files/items.py": {"read_items", "read_questions", "split_items"},
+    "scripts/common/user_files/parquet.py": {"download_pubmedqa", "read_items", "read_questions", "split_items"},
+    "scripts/common/user_files/reading.py": {"read_items", "read_questions", "split_items"},
     "scripts/common/template.py": OTHERS
     - {"choose_run", "dequantize_gguf", "export_adapter", "import_adapter", "merge_model", "pack_model"}
     - {"verify_model", "verify_export", "write_answers", "extract_chat_template"},
@@ -171,8 +176,6 @@ RERUNS = {
     "tools/on_each_node.py": NOTHING,
     "tools/run_on_nodes.py": NOTHING,
     "tools/stop_after_step.py": NOTHING,
-    "scripts/user_files/items.py": {"read_items", "read_questions", "split_items"},
-    "scripts/user_files/reading.py": {"download_pubmedqa", "read_items", "read_questions", "split_items"},
     "tools/trainings.py": NOTHING,
 }
 PREDICT = {"predict", "predict_for_export", "predict_questions"}  # which have one script
@@ -304,7 +307,8 @@ def project(tmp_path_factory):
         (project / file).parent.mkdir(exist_ok=True)
         texts = {"packed.gguf": "GGUF", "peft/adapter_model.safetensors": weights()}
         text = texts.get(file, '{"peft_type": "LORA"}')
-        (project / file).write_text("input,output\n" if file in CSV else text)
+        rows = "".join(f"{file} {n},answer\n" for n in range(13))
+        (project / file).write_text(f"input,output\n{rows}" if file in CSV else text)
     for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):
         for file in map(project.joinpath, files.split(", ")):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -380,7 +384,7 @@ def test_the_users_own_files(project, file, rules):
     before = file.read_text()
     file.touch()
     assert planned(ROOT, project)[0] == NOTHING
-    edited = {".csv": "input,output,other\n", ".safetensors": weights("{} ")}  # otherwise they would be refused
+    edited = {".csv": f"{before}one more,answer\n", ".safetensors": weights("{} ")}  # otherwise they would be refused
     file.write_text(edited.get(file.suffix, f"{before} "))
     found = planned(ROOT, project)[0]
     file.write_text(before)

@@ -158,12 +158,20 @@ def test_questions_to_runs_on_other_data(project):
 
 
 def test_what_is_wrong_in_a_file_is_shown(project, tmp_path):
+    """Before any job where the table needs the file, else by the job."""
     copy = shutil.copytree(project, tmp_path / "copy", symlinks=True)
     with open(copy / "data/test.csv", "a", encoding="utf-8") as lines:
         lines.write("last,文,中立\n")
     done = snakemake(copy, "results/data/reviews/answer/test.jsonl", "--configfile", "own.yaml")
     assert done.returncode == 1 and "Traceback" not in done.stdout
-    assert "data/test.csv, line 42: the answer, 極性, is '中立', none of 肯定, 否定." in done.stdout
+    words = "data/test.csv, line 42: the answer, 極性, is '中立', none of 肯定, 否定"
+    assert done.stdout.endswith(f"\nown.yaml: datasets.reviews.test: {words}\n")
+    shutil.copyfile(project / "data/test.csv", copy / "data/test.csv")
+    with open(copy / "data/many.tsv", "a") as lines:
+        lines.write("one\tmore\n")
+    done = snakemake(copy, "results/data/many/answer/test.jsonl", "--configfile", "own.yaml")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert "data/many.tsv, line 100002: has 2 fields, but there are 1 columns: put a field" in done.stdout
 
 
 def test_a_changed_file_is_noticed(project):
@@ -179,6 +187,23 @@ def test_a_changed_file_is_noticed(project):
     assert planned(project, target) == {"read_items": 1, "write_jsonl": 1, "total": 2}  # nothing of it is in there
     assert planned(project, "results/data/reviews/answer/test.jsonl") == {}
     file.write_bytes(before)
+
+
+def test_a_renamed_file_is_the_same(project, tmp_path):
+    """Its contents count, and the ending of its name, by which it is read."""
+    copy = shutil.copytree(project, tmp_path / "copy", symlinks=True)
+    targets = "results/data/reviews/answer/fold0/train.jsonl", "results/data/five/answer/test.jsonl"
+    targets += "results/data/many/questions.jsonl", "results/data/reviews/answer/test.jsonl"
+    call(copy, *targets)
+    (copy / "data").rename(copy / "new")
+    config = re.sub(r"data/(\w+)", r"new/\1-2", CONFIG)
+    for file in (copy / "new").iterdir():
+        file.rename(file.with_stem(f"{file.stem}-2"))
+    (copy / "own.yaml").write_text(config)
+    assert planned(copy, *targets) == {}
+    (copy / "new/many-2.tsv").rename(copy / "new/many-2.csv")
+    (copy / "own.yaml").write_text(config.replace("many-2.tsv", "many-2.csv"))
+    assert planned(copy, *targets) == {"read_questions": 1, "total": 1}
 
 
 def test_the_example_in_the_documentation(project, tmp_path):

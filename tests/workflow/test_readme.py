@@ -46,7 +46,8 @@ def project(tmp_path_factory, apptainer):
     one_gpu, mine = blocks(text, "yaml")
     (directory / "one-gpu.yaml").write_text(one_gpu)
     (directory / "mine.yaml").write_text(mine)
-    (directory / "notes.csv").write_text("".join(blocks(text, "csv")))
+    more = "".join(f"Report {number}.,none\n" for number in range(10))
+    (directory / "notes.csv").write_text("".join(blocks(text, "csv")) + more)
     return directory
 
 

@@ -17,10 +17,21 @@ PUBMEDQA = "ori_pqal.json", "test_ground_truth.json"
 LARGE = 10_000_000  # bytes; of larger files, size and time of the last change stand for the contents
 
 
-def state_of_file(file):
+def contents(file):
     if (stat := file.stat()).st_size > LARGE:
-        return f"{file.name} {stat.st_size} {int(stat.st_mtime)}"
-    return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+        return f"{stat.st_size} {int(stat.st_mtime)}"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def state_of_file(file):
+    return f"{file.name} {contents(file)}"
+
+
+def state_of_contents(place):
+    """A checksum of a user's file whatever its name, but for the ending, by which it is read. Empty where it is not."""
+    if not (file := Path(place)).is_file():
+        return ""
+    return hashlib.sha256(f"{file.suffix.lower()} {contents(file)}".encode()).hexdigest()[:16]
 
 
 def state(place):

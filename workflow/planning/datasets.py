@@ -1,15 +1,19 @@
 """Data sets, PubMedQA or the user's own files: what is checked of them, and what rules tell the scripts of them."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
 from ..scripts.common import pubmedqa, template
-from ..scripts.user_files.reading import READERS, columns
-from .changes import PUBMEDQA, state
+from ..scripts.common.user_files.items import seen
+from . import paths
+from .changes import PUBMEDQA, state_of_contents
+from .own_files import KEYS as OWN
+from .own_files import check_file, columns_of
+from .parameters import Unrecorded
 from .speed import quickly
 
-OWN = ("train", "val", "test", "items")  # keys that name a file of the user; each is to be unlike those behind it
 FOLDS = range(10)
 ANSWER = "answer"  # the label, as a wildcard, of data that is not PubMedQA
 
@@ -68,35 +72,31 @@ def check(checks, name):
                 checks.refuse([*path, "prompt"], f"no column {column}: there are {', '.join(pubmedqa.COLUMNS)}")
         if entry.get("sample", 0) > 500:
             checks.refuse([*path, "sample"], f"{entry['sample']} of 500 test items")
-        if "directory" in entry and checks.is_needed("dataset", name):
-            directory = Path(entry["directory"])
-            if not all((directory / file).is_file() for file in PUBMEDQA) and not any(directory.glob("*.parquet")):
-                problem = f"{directory}: holds neither {' and '.join(PUBMEDQA)} nor a *.parquet of the Hub"
-                checks.refuse([*path, "directory"], problem)
+        needed = "directory" in entry and checks.is_needed("dataset", name)
+        if needed and (problem := problem_of_directory(entry["directory"])):
+            checks.refuse([*path, "directory"], problem)
         return
-    if "malformed" in entry.get("labels", ()):
+    labels = entry.get("labels", [])
+    if "malformed" in labels:
         checks.refuse([*path, "labels"], "no label can be called malformed: the tables say so of texts that are none")
+    if twice := next((label for label in labels if [*map(seen, labels)].count(seen(label)) > 1), None):
+        checks.refuse([*path, "labels"], f"{twice} stands twice, in two Unicode forms or with other blanks")
     if entry["answer"] in named:
         checks.refuse([*path, "prompt"], f"has {{{entry['answer']}}}, which is the answer")
-    for key in filter(entry.get, OWN):
-        if checks.is_needed("dataset", name) or Path(entry[key]).is_file():
+    for key in filter(entry.__contains__, OWN):
+        if checks.is_needed("dataset", name) or os.path.isfile(entry[key]):
             check_file(checks, [*path, key], entry, named, answered=key != "test")
 
 
-def check_file(checks, path, entry, named, answered):
-    file = Path(entry[path[-1]])
-    if file.suffix.lower() not in READERS:
-        checks.refuse(path, f"{file} is none of {', '.join(READERS)}: save it as one of them")
-    if not file.is_file():
-        checks.refuse(path, f"there is no file {file}")
-    try:
-        there = columns(file)
-    except ValueError as error:
-        checks.refuse(path, str(error))
-    asked = [*named, *([entry["answer"]] if answered else []), *([entry["id"]] if "id" in entry else [])]
-    for column in asked if there is not None else ():
-        if column not in there and column.split(".")[0] not in there:
-            checks.refuse(path, f"{file} has no column {column}: there are {', '.join(there)}")
+def problem_of_directory(place):
+    """Why it is none with PubMedQA, or None."""
+    if problem := paths.problem(place):
+        return problem
+    there, of_hub = [Path(place, file).is_file() for file in PUBMEDQA], [*Path(place).glob("*.parquet")]
+    if all(there) or (len(of_hub) == 1 and not there[0]):
+        return None
+    found = f", but {len(of_hub)} of them" if of_hub[1:] else ""
+    return f"{place}: holds neither {' and '.join(PUBMEDQA)} nor one *.parquet of the Hub{found}"
 
 
 def check_run(checks, name, run):
@@ -138,11 +138,10 @@ class DataSets:
 
     def columns(self, *names):
         """The data set's own columns as one JSON string, for --columns."""
-        names = names or ("prompt", "answer", "id", "labels")
 
         def of_job(wildcards):
-            entry = self.config["datasets"][wildcards.dataset]
-            return shlex.quote(json.dumps({name: entry[name] for name in names if name in entry}, ensure_ascii=False))
+            found = columns_of(self.config["datasets"][wildcards.dataset], *names)
+            return shlex.quote(json.dumps(found, ensure_ascii=False))
 
         return quickly(of_job)
 
@@ -164,7 +163,17 @@ class DataSets:
     def file_flags(self, wildcards):
         file, *others = self.files(wildcards)
         test = " --test" if wildcards.split == "test" else ""
-        return f"--file {shlex.quote(file)}{test}" + (f" --unlike {shlex.join(others)}" if others else "")
+        return Unrecorded(f"--file {shlex.quote(file)}{test}" + (f" --unlike {shlex.join(others)}" if others else ""))
 
     def states(self, wildcards):
-        return "".join(map(state, self.files(wildcards)))
+        return "".join(map(state_of_contents, self.files(wildcards)))
+
+    def file(self, key):
+        """The flag of the user's one file, of which its contents count alone: another name re-runs nothing."""
+        return quickly(lambda wildcards: Unrecorded(f"--{key} {shlex.quote(self.entry(wildcards)[key])}"))
+
+    def state(self, key):
+        return quickly(lambda wildcards: state_of_contents(self.entry(wildcards)[key]))
+
+    def entry(self, wildcards):
+        return self.config["datasets"][wildcards.dataset]

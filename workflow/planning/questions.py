@@ -1,13 +1,15 @@
 """Questions: a data set with `test:` alone, of which a run's models are asked the answers, results/answers/."""
 
+import os
 import re
 import shlex
-from pathlib import Path
 
 from ..scripts.common import template
-from ..scripts.user_files.reading import rows
+from ..scripts.common.user_files.items import answer_of
+from ..scripts.common.user_files.reading import rows
 from . import Problem
-from .datasets import check_file, folds_of, labels_of
+from .datasets import folds_of, labels_of
+from .own_files import check_file, check_items, is_large
 from .speed import quickly
 from .targets import below
 
@@ -31,15 +33,19 @@ def check_run(checks, name):
     """A run in the table has answers to be scored by; of a file that is not there nobody knows."""
     dataset = checks.config["runs"][name]["dataset"]
     entry = checks.config["datasets"][dataset]
-    if name not in checks.config["targets"] or not are_in(entry) or not Path(entry["test"]).is_file():
+    if name not in checks.config["targets"] or not os.path.isfile(file := entry.get("test", "")):
+        return
+    if file.lower().endswith(".json") and is_large(file):
         return
     try:
-        item = next((item for _, _, item in rows(entry["test"])), {})
+        item = next((item for _, _, item in rows(file, [entry["answer"]])), None)
     except ValueError as error:
         checks.refuse(["datasets", dataset, "test"], str(error))
-    if not str(item.get(entry["answer"]) or "").strip():  # then no item has one
-        ask = f"take {name} out of targets: and ask it: snakemake results/answers/{name}/{dataset}.tsv"
-        checks.refuse(["runs", name, "dataset"], f"{dataset} has no answers, so nothing can be scored; {ask}")
+    if item is None or str(answer_of(item, entry["answer"]) or "").strip():  # then all items have one
+        return
+    none = f"{dataset} has no answers, as {file} has none under {entry['answer']}; its columns are {', '.join(item)}"
+    ask = f". Take {name} out of targets: and ask it: snakemake results/answers/{name}/{dataset}.tsv"
+    checks.refuse(["runs", name, "dataset"], f"{none}: nothing can be scored{ask if are_in(entry) else ''}")
 
 
 def check_target(target, checks, directory):
@@ -64,6 +70,7 @@ def check_target(target, checks, directory):
         one = f"{directory}/{run}/{models[0]}{dataset}.tsv"
         raise Problem(f"{target}: without labels: {len(models)} models have no answer together. Ask one: {one}")
     check_file(checks, ["datasets", dataset, "test"], entry, template.columns(entry["prompt"]), answered=False)
+    check_items(checks, dataset, scored=False)
 
 
 class Questions:

@@ -17,16 +17,18 @@ rule read_questions:
         "<logs>/read_questions/{dataset}.log",
     wildcard_constraints:
         dataset=questions.names(),
+    priority: 1  # what is refused, before GPUs are at work
     conda:
         "../../envs/host.yaml"
     params:
         script=script("read_questions"),
         code=code("read_questions"),
-        file=flags("dataset", "test", "truncate", "sample", "seed"),
-        state=state_of("dataset", "test"),
+        file=data_sets.file("test"),
+        state=data_sets.state("test"),
+        drawn=flags("dataset", "truncate", "sample", "seed"),
         columns=data_sets.columns(),
     shell:
-        "python {params.script:q} {params.file} --columns {params.columns} --output {output:q} &> {log:q}"
+        "python {params.script:q} {params.file} {params.drawn} --columns {params.columns} --output {output:q} &> {log:q}"
 
 
 use rule predict as predict_questions with:

@@ -15,6 +15,7 @@ rule download_pubmedqa:
         "<logs>/download_pubmedqa/{dataset}.log",
     wildcard_constraints:
         dataset=having("datasets", "revision", "directory"),
+    priority: 1  # what is refused, before GPUs are at work
     localrule: True
     conda:
         "../../envs/host.yaml"
@@ -57,6 +58,7 @@ rule read_items:
     wildcard_constraints:
         dataset=having("datasets", "test"),
         split="test|fold0/train|fold0/val",
+    priority: 1  # what is refused, before GPUs are at work
     conda:
         "../../envs/host.yaml"
     params:

@@ -38,17 +38,20 @@ rule split_items:
         "<logs>/split_items/{dataset}.log",
     wildcard_constraints:
         dataset=having("datasets", "items"),
+    priority: 1  # what is refused, before GPUs are at work
     conda:
         "../../envs/host.yaml"
     params:
         script=script("split_items"),
         code=code("split_items"),
-        file=flags("dataset", "items", "seed"),
-        state=state_of("dataset", "items"),
+        file=data_sets.file("items"),
+        state=data_sets.state("items"),
+        seed=flags("dataset", "seed"),
         columns=data_sets.columns(),
         dir=subpath(output.test, parent=True),
     shell:
-        "python {params.script:q} {params.file} --columns {params.columns} --output-dir {params.dir:q} &> {log:q}"
+        "python {params.script:q} {params.file} {params.seed} --columns {params.columns} --output-dir {params.dir:q}"
+        " &> {log:q}"
 
 
 rule write_jsonl:
@@ -59,6 +62,7 @@ rule write_jsonl:
         ensure("<results>/data/{dataset}/{label}/{split}.jsonl", non_empty=True),
     log:
         "<logs>/write_jsonl/{dataset}/{label}/{split}.log",
+    priority: 1  # what is refused, before GPUs are at work
     conda:
         "../../envs/host.yaml"
     params:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from common.ending import run
 from common.files import replacing, sha256, write_json
+from common.user_files.parquet import read_parquet
 from split_folds import split
-from user_files.reading import rows
 
 SHA256 = {
     "ori_pqal.json": "8b3276be8942ebbd77f3ddcda12c1749bf0e490045a736fd8438ee40cf37a41d",
@@ -29,7 +29,7 @@ ANNOTATORS = ("reasoning_required_pred", "reasoning_free_pred")
 
 def items_of_hub(file):
     """{pmid: item} as ori_pqal.json has them. An annotator's answer is a list of letters there."""
-    for place, _, row in rows(file):
+    for place, _, row in read_parquet(file):
         try:
             context = row["context"]
             yield (

@@ -1,7 +1,7 @@
 """Reads a user's file (.jsonl, .csv, .tsv, .parquet, .json) as items, {id: {column: value}}, in the file's order.
 
 Says in a line, with file and line, what is wrong with it: an answer that is empty or none of the labels, an id that
-repeats, a prompt that another of the data set's files has, too.
+repeats, a prompt that another of the data set's files has, too, fewer than three items to test with.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.ending import run
 from common.files import write_json
-from user_files.items import Items
+from common.user_files.items import Items
 
 
 def main():
@@ -26,10 +26,9 @@ def main():
     try:
         items = Items(args.file, args.columns, answers_needed=not args.test)
         for file in args.unlike:
-            others = Items(file, args.columns, answers_needed=False).prompts
-            if prompt := next(filter(others.get, items.prompts), None):
-                same = f"{args.file}, {items.prompts[prompt]}: has the same prompt as {file}, {others[prompt]}"
-                raise ValueError(f"{same}: what is trained on must not be tested on: take it out of one of them")
+            items.refuse_shared(Items(file, args.columns, answers_needed=False))
+        if args.test:
+            items.refuse_few()
     except (ValueError, OSError) as error:
         sys.exit(f"{error}.")
     write_json(args.output, items.by_id, indent=1)

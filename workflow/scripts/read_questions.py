@@ -13,15 +13,15 @@ from pathlib import Path
 from common.ending import run
 from common.files import write_jsonl
 from common.template import place_of
-from user_files.items import CheckedRows, OnDisk
-from user_files.reading import rows
+from common.user_files.items import CheckedRows, OnDisk
+from common.user_files.reading import rows
 
 
-def draw(file, size, seed):
+def draw(read, size, seed):
     """The places in the file, from 0, of `size` of its rows."""
-    there = sum(1 for _ in rows(file))
+    there = sum(1 for _ in rows(read.file, read.wanted))
     if size > there:
-        raise ValueError(f"{file} has {there} items, fewer than sample: {size}")
+        raise ValueError(f"{read.file} has {there} items, fewer than sample: {size}")
     return set(random.Random(seed).sample(range(there), size))
 
 
@@ -44,7 +44,7 @@ def main():
                 yield {"input": prompt, "id": name, **place}
 
     try:
-        write_jsonl(args.output, questions(draw(args.test, args.sample, args.seed) if args.sample else None))
+        write_jsonl(args.output, questions(draw(read, args.sample, args.seed) if args.sample else None))
     except (ValueError, OSError) as error:
         sys.exit(f"{error}.")
     print(f"{args.output}: questions of {args.test}")

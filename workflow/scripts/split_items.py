@@ -13,10 +13,7 @@ from pathlib import Path
 
 from common.ending import run
 from common.files import write_json
-from user_files.items import Items
-
-FOLDS = 10
-TEST = 5  # parts, of which one is the test set
+from common.user_files.items import FOLDS, TEST, Items
 
 
 def deal(items, parts, rng, group):
@@ -46,9 +43,7 @@ def main():
     args = parser.parse_args()
     try:
         read = Items(args.items, args.columns, answers_needed=True)
-        if read.repeated:
-            same = f"{args.items}, {read.repeated[1]}: has the same prompt as {read.repeated[0]}"
-            raise ValueError(f"{same}: one could be drawn to train with, the other to test: take one of them out")
+        read.refuse_to_split()
     except (ValueError, OSError) as error:
         sys.exit(f"{error}.")
 
@@ -60,9 +55,6 @@ def main():
     test = deal(items, TEST, rng, group)[0]
     rest = without(items, test)
     folds = deal(rest, FOLDS, rng, group)
-    if not all(folds):
-        few = f"has {len(items)} items, too few for a test set and {FOLDS} folds"
-        sys.exit(f"{args.items}: {few}: share them out yourself, to train:, val: and test:.")
     for number, val in enumerate(folds):
         train = without(rest, val)
         write_json(args.output_dir / f"fold{number}/train.json", train, indent=1)

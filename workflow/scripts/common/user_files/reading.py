@@ -10,7 +10,20 @@ import re
 import sys
 from pathlib import Path
 
+from .parquet import named_twice, read_parquet, text_of  # relative, as the planning imports this module, too
+
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a character, as JSON writes it; two make one
+NO_TEXT = {  # by their first bytes
+    b"PK\x03\x04": "is a ZIP archive, as .xlsx is: save the table as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "is of old Excel, as .xls is: save the table as CSV UTF-8",
+    b"\x1f\x8b": "is compressed by gzip: unpack it",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd: unpack it",
+    b"\xfd7zXZ": "is compressed by xz: unpack it",
+    b"PAR1\x15": "is Parquet: name it .parquet",
+    b"\xff\xfe": "is UTF-16: save the file as UTF-8",
+    b"\xfe\xff": "is UTF-16: save the file as UTF-8",
+    b"version https://git-lfs": "is a pointer of Git LFS: fetch the file itself, by git lfs pull",
+}
 
 csv.field_size_limit(sys.maxsize)  # a document may be long
 
@@ -19,6 +32,8 @@ def lines(file):
     """Its lines, decoded one by one, so that the one that is not UTF-8 is known."""
     with open(file, "rb") as binary:
         for number, line in enumerate(binary, start=1):
+            if number == 1 and (kind := next(filter(line.startswith, NO_TEXT), None)):
+                raise ValueError(f"{file}: {NO_TEXT[kind]}")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -29,23 +44,12 @@ def lines(file):
             yield text
 
 
-def text_of(value):
-    """A value as text, lists and fields within it, too; None stays."""
-    if isinstance(value, dict):
-        return {key: text_of(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [text_of(part) for part in value]
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return None if value is None or value != value else str(value)  # NaN is nothing, as pandas has it
-
-
 def header(file, records):
     """The first of a CSV's records, its columns' names."""
     names = next(records, None)
     if not names:
         raise ValueError(f"{file}, line 1: is empty: its columns' names belong there")
-    if twice := next((name for name in names if names.count(name) > 1 and name), None):
+    if twice := named_twice(names):
         raise ValueError(f"{file}, line 1: has two columns {twice}: name one anew")
     return names
 
@@ -60,7 +64,9 @@ def csv_records(file, delimiter):
             line = reader.line_num + 1
     except csv.Error as error:
         within = "put a field with quotation marks in it into such marks, and write those within twice"
-        raise ValueError(f"{file}, line {line}: {error}: {within}") from error
+        if "new-line character" in str(error):
+            error, within = "has a CR without LF", "save the file with line ends of Unix or Windows"
+        raise ValueError(f"{file}, line {line}: {error}: {within}") from None
 
 
 def read_csv(file, delimiter=","):
@@ -113,7 +119,8 @@ def read_jsonl(file):
         try:
             row = parse(line)
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: is no JSON: {error}") from error
+            whole = ": if records go over several lines, name the file .json" if line.strip() in "[{" else ""
+            raise ValueError(f"{file}, line {number}: is no JSON: {error}{whole}") from error
         if not isinstance(row, dict):
             raise ValueError(f'{file}, line {number}: is no JSON object, as {{"input": …, "output": …}}')
         yield f"line {number}", None, text_of(row)
@@ -121,10 +128,12 @@ def read_jsonl(file):
 
 def read_json(file):
     """Of a list of records, or of {id: record} as PubMedQA has it."""
+    text = "".join(lines(file))
     try:
-        records = parse("".join(lines(file)))
+        records = parse(text)
     except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(str(file)) else f"{file}: is no JSON: {error}") from error
+        by_line = ": if each line is a record, name the file .jsonl" if "Extra data" in str(error) else ""
+        raise ValueError(f"{file}: is no JSON: {error}{by_line}") from error
     if isinstance(records, dict):
         named = [(f"id {key}", key, record) for key, record in records.items()]
     else:
@@ -135,32 +144,19 @@ def read_json(file):
         yield place, key, text_of(record)
 
 
-def read_parquet(file):
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):  # its default is 64 times as much
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", None, text_of(row)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{file}: can't be read as Parquet: {error}") from error
-
-
 READERS = {".jsonl": read_jsonl, ".csv": read_csv, ".tsv": read_tsv, ".parquet": read_parquet, ".json": read_json}
 
 
-def rows(file):
-    """(place in words, id or None, {column: value}) for each row of a file, by its name's ending."""
-    return READERS[Path(file).suffix.lower()](file)
+def rows(file, names=None):
+    """(place in words, id or None, {column: value}) for each row of a file, by its name's ending. names: of the columns
+    that are wanted; others may be there."""
+    reader = READERS[Path(file).suffix.lower()]
+    return reader(file, names) if reader is read_parquet else reader(file)
 
 
-def columns(file):
-    """A file's columns where its first line tells them; None where it does not."""
+def columns(file, names):
+    """The columns of a file as an item, {column: value}: its first, or a CSV's names alone; None where it has none."""
     suffix = Path(file).suffix.lower()
     if suffix in (".csv", ".tsv"):
-        return header(file, (record for _, record in csv_records(file, "\t" if suffix == ".tsv" else ",")))
-    if suffix == ".jsonl":
-        return list(next((row for _, _, row in read_jsonl(file)), {}))
-    return None
+        return dict.fromkeys(header(file, (record for _, record in csv_records(file, ",\t"[suffix == ".tsv"]))))
+    return next((row for _, _, row in rows(file, names)), None)
