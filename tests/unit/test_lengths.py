@@ -93,8 +93,8 @@ def test_what_can_not_be_shortened_is_refused(tmp_path, key):
     for each in rows:
         each.pop("truncate" if key == "truncate" else "", None)
     then = "as shortening is not enough" if key == "context" else "or name a column by truncate:"
-    long = rf"the prompt of long has 58 tokens; max_seq_length leaves (38|0) for it: raise that, {then}\.$"
-    with pytest.raises(SystemExit, match=rf"a\.jsonl: {long}"):
+    long = r"the prompt of long \(Q what now \{C\} w0 .{32}…\) has 58 tokens; max_seq_length leaves (38|0) for it"
+    with pytest.raises(SystemExit, match=rf"a\.jsonl, line 2: {long}: raise that, {then}\.$"):
         fit(tmp_path, rows, 40, 0)
     if key == "truncate":
         rows = [rows[1]]

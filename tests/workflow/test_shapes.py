@@ -160,8 +160,7 @@ def test_an_item_that_is_too_long_is_told_before_the_model_loads(inputs, tmp_pat
         predicted = pool.submit(call, inputs, "predict.py", 1, PREDICT, *files, "--labels", *LABELS)
         ended = trained.result(), predicted.result()
     for code, said in ended:
-        told = (
-            rf"long\.jsonl: the prompt of {second['pmid']} has \d+ tokens; max_seq_length leaves \d+ for it: raise that"
-        )
+        told = rf"long\.jsonl, line 2: the prompt of {second['pmid']} \(QUESTION:.+…\) has \d+ tokens; "
+        told += r"max_seq_length leaves \d+ for it: raise that"
         assert code != 0 and re.search(told, said), said
         assert "the model is loaded" not in said

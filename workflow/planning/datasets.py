@@ -84,7 +84,7 @@ def check(checks, name):
     if entry["answer"] in named:
         checks.refuse([*path, "prompt"], f"has {{{entry['answer']}}}, which is the answer")
     for key in filter(entry.__contains__, OWN):
-        if checks.is_needed("dataset", name) or os.path.isfile(entry[key]):
+        if checks.is_needed("dataset", name) or (os.path.isfile(entry[key]) and os.access(entry[key], os.R_OK)):
             check_file(checks, [*path, key], entry, named, answered=key != "test")
 
 

@@ -47,18 +47,19 @@ def fit(prompts, file, room, tokens_to_generate, shortened):
 
     def fitting():
         """(a row, whether it is shortened) of each."""
-        for row in rows_of(file):
+        for line, row in enumerate(rows_of(file), start=1):
             try:
                 prompt, answer = map(len, prompts.split(row["input"], row.get("output", "")))
             except ValueError as error:
-                exit_all(f"{file}: {id_of(row)}: {error}.")
+                exit_all(f"{file}, line {line}: {id_of(row)}: {error}.")
             longest = most - max(answer, tokens_to_generate) - len(prompts.end)
             too_long = prompt > longest
             if too_long and ("truncate" not in row or not shorten(row, longest, count)):
                 long = f"has {prompt} tokens; {key} leaves {max(longest, 0)} for it"
                 other = "raise that" if key == "max_seq_length" else "take another base"
                 then = ", as shortening is not enough" if "truncate" in row else ", or name a column by truncate:"
-                exit_all(f"{file}: the prompt of {id_of(row)} {long}: {other}{then}.")
+                begins = " ".join(row["input"].split())[:50]  # an id may be a checksum
+                exit_all(f"{file}, line {line}: the prompt of {id_of(row)} ({begins}…) {long}: {other}{then}.")
             yield row, too_long
 
     if not (number := sum(is_short for _, is_short in fitting())):
