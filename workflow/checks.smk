@@ -30,7 +30,10 @@ try:
     checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
-    checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
+    asked = [] if IS_MODULE else sys.argv[1:]
+    asked = [of_clone("planning.targets").of_what(one, place("<results>"), place("<resources>")) for one in asked]
+    nemo_keys = yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text())
+    checks.check_runs(nemo_keys, place("<resources>/hf"), filter(None, asked))
     if not IS_MODULE:
         for before, argument in pairwise(sys.argv):  # Snakemake knows its targets only later
             of_clone("planning.targets").check(

@@ -17,7 +17,7 @@ from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
 from .schema import problems
 from .sweeps import unfold
-from .table import ADAPTED
+from .table import ADAPTED, needed
 
 DEMO = Path(__file__).parents[2].joinpath("config/demo.yaml")
 
@@ -73,8 +73,11 @@ class Checks:
         places.check(self)
         datasets.check_labels_of_runs(self)
 
-    def check_runs(self, nemo_keys, fetched):
-        """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there."""
+    def check_runs(self, nemo_keys, fetched, asked=()):
+        """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there. asked: what the
+        files on the command line are of, as ("run", its name)."""
+        self.asked = {*asked}
+        self.needed = needed(self.config, [name for kind, name in self.asked if kind == "run"])
         datasets.complete(self.config)
         prompts.complete(self.config)
         for name in self.config["datasets"]:
@@ -96,10 +99,11 @@ class Checks:
                 warm_start.check(self, name)
 
     def is_needed(self, kind, name):
-        """Whether what a model or data set names on this machine must be there. It must for runs in the table; others
-        may be of another machine. Of a module, its caller may have rules that make it."""
-        runs = (self.config["runs"].get(run, {}) for run in self.config["targets"])
-        return not self.module and any(run.get(kind) == name for run in runs)
+        """Whether what a model, data set or run names on this machine must be there. It must for runs that this call
+        may build; others may be of another machine. Of a module, its caller may have rules that make it."""
+        if self.module or (kind, name) in self.asked:
+            return not self.module
+        return name in self.needed if kind == "run" else any(run.get(kind) == name for run in self.needed.values())
 
     def check_models(self):
         for name in self.config["models"]:

@@ -23,6 +23,16 @@ def below(target, directory):
     return Path(target).relative_to(directory).parts if Path(directory) in Path(target).parents else ()
 
 
+def of_what(target, results, resources):
+    """("run", its name) of a file of a run, ("model", …) and ("dataset", …) of theirs; None of others."""
+    kinds = {"runs": "run", "answers": "run", "base": "model", "data": "dataset"}
+    places = {f"{results}/{name}": kind for name, kind in kinds.items()}
+    places |= {f"{resources}/hf": "model", f"{resources}/data": "dataset"}
+    for directory, kind in places.items():
+        if parts := below(target, directory):
+            return kind, re.sub(r"\.(nemo|verification\.tsv)$", "", parts[0])
+
+
 def check(target, runs, datasets, directory, before=""):
     """A file under `directory`, results/runs, is of one of the runs, and of a fold and seed that there can be.
 

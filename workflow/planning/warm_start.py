@@ -1,6 +1,6 @@
 """What a run with `start_from:` asks of the run whose adapter its training begins with."""
 
-from .table import ADAPTED
+from .table import ADAPTED, parents
 
 
 def check(checks, name):
@@ -12,8 +12,7 @@ def check(checks, name):
         checks.refuse(path, f"{start} is not among the runs that have {kinds}")
     other, needed = runs[start], [start]
     for before in needed:  # grows
-        of_it = [*runs[before].get("choose", []), runs[before].get("train", {}).get("start_from")]
-        needed += [run for run in of_it if run in runs and run not in needed]
+        needed += [run for run in parents(runs[before]) if run in runs and run not in needed]
     if name in needed:
         checks.refuse(path, f"{start} itself needs the adapter of {name}; a training can't start from its own")
     for key in ("folds", "seeds"):
