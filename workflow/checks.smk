@@ -29,6 +29,7 @@ try:
     given = {} if IS_MODULE else workflow.config_settings.config
     checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)
+    of_clone("planning.places").tidy_up(PATHVARS)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
     asked = [] if IS_MODULE else sys.argv[1:]
     asked = [of_clone("planning.targets").of_what(one, place("<results>"), place("<resources>")) for one in asked]

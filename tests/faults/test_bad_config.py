@@ -28,6 +28,13 @@ PATHVARS = {
     'pathvars: {results: "a\\nb"}': "pathvars.results: 'a\\nb' holds '\\n'",
     'pathvars: {results: "a\\0b"}': "pathvars.results: 'a\\x00b' holds '\\x00'",
     "pathvars: {results: 'a<b>c'}": "pathvars.results: a<b>c: there is no path variable b",
+    "pathvars: {results: ~/x}": "pathvars.results: `~` stays as it is in a path: write /",
+    "pathvars: {results: ~nobody-here/x}": "pathvars.results: `~nobody-here` stays as it is in a path: write the whole",
+    "pathvars: {logs: $HOME/x}": "pathvars.logs: `$HOME` stays as it is in a path: write /",
+    "pathvars: {logs: '${HOME}'}": "pathvars.logs: `${HOME}` stays as it is in a path: write /",
+    "pathvars: {results: .}": "pathvars.results: .: is this directory itself: name one in it",
+    "pathvars: {results: x/..}": "pathvars.results: x/..: is this directory itself: name one in it",
+    "pathvars: {results: .snakemake/x}": "pathvars.results: .snakemake/x: .snakemake is Snakemake's own",
     f"pathvars: {{benchmarks: {LONG}}}": "pathvars.benchmarks: xxxx",
 }
 NAMES = {
@@ -189,4 +196,5 @@ def test_what_a_target_needs_is_there(here, target, words):
 def test_what_is_right_is_planned(here):
     (here / "real").mkdir()
     check("pathvars: {results: <root>/results, root: real, logs: real}", None)
+    check("pathvars: {results: real/, resources: ./real//, benchmarks: ../there, logs: x~/$/a}", None)
     check(f"runs: {{-x.Y_1: {RUN}}}, {19 * 'x'}: {RUN}}}, {20 * 'xyz'}a: {RUN}}}}}", None)

@@ -14,6 +14,7 @@ from snakemake.utils import update_config, validate
 from workflow.planning import Problem
 from workflow.planning.config import Checks
 from workflow.planning.questions import check_target as check_answers
+from workflow.planning.targets import LARGEST_SEED
 from workflow.planning.targets import check as check_target
 from workflow.planning.yaml_files import check as check_yaml
 
@@ -603,35 +604,46 @@ def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
         checked(config, fetched=fetched)
 
 
+CHOOSES = "chosen chooses for its"
 CANDIDATE = "other is a candidate of chosen: only what is chosen gets answers to the test items"
 
 
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora, best, other, chosen"),
+        ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora, best, other, warm, chosen"),
         ("lora/fold12/seed0/metrics.json", "fold12/seed0 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         ("lora/fold0/metrics.json", "fold0/metrics.json is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         ("lora/fold0/seed00/metrics.json", "fold0/seed00 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
+        ("lora/fold0/seed4294966062/metrics.json", "seeds are at most 4294966061"),
+        (f"lora/fold0/seed{5000 * '9'}/metrics.json", "seeds are at most 4294966061"),  # too long for int()
+        ("../answers/lora/fold0/seed4294966062/x.tsv", "seeds are at most 4294966061"),
+        ("chosen/fold1/seed0/metrics.json", f"{CHOOSES} folds [0] and seeds [0] alone: add what you need to them"),
+        ("chosen/fold0/seed1/peft/README.md", f"{CHOOSES} folds [0] and seeds [0] alone: add what you need to them"),
+        ("../answers/warm/fold0/seed1/x.tsv", f"{CHOOSES} folds [0] and seeds [0] alone: add what you need to them"),
         ("other/fold0/seed0/metrics.json", CANDIDATE),
         ("other/fold0/seed0/peft/../metrics.json", CANDIDATE),
     ],
 )
 def test_target_that_there_cannot_be(checked, target, words):
     run = "model: mistral-7b, dataset: pubmedqa, label: reasoning_required_pred"
-    other = f"other: {{{run}, train: {{max_steps: 5, val_check_interval: 5, lr: 0.1}}}}"
-    runs, directory = (
-        checked(f"{{targets: [base], runs: {{{other}, chosen: {{{run}, choose: [tutorial, other]}}}}}}").config["runs"],
-        "results/runs",
-    )
+    train, directory = "max_steps: 5, val_check_interval: 5, lr: 0.1", "results/runs"
+    others = f"other: {{{run}, train: {{{train}}}}}, warm: {{{run}, train: {{{train}, start_from: chosen}}}}"
+    runs = f"{{{others}, chosen: {{{run}, choose: [tutorial, other]}}}}"
+    runs = checked(f"{{targets: [base], runs: {runs}}}").config["runs"]
     assert said(check_target, f"{directory}/{target}", runs, {}, directory) == f"{directory}/{target}: {words}"
     for right in (
         *("other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json"),
         *("other/fold0/seed0/peft/README.md", "other/fold0/seed0/merged/config.json"),
+        f"lora/fold0/seed{LARGEST_SEED}/metrics.json",
         "other/fold0/seed0/merged.verification.tsv",  # of validation items
     ):
         check_target(f"{directory}/{right}", runs, {}, directory)
     check_target("results/accuracy.tsv", runs, {}, directory)
+    check_target("", runs, {}, directory, "--apptainer-args")
+    for before in "all", "--forcerun":
+        assert said(check_target, "", runs, {}, directory, before).startswith("'' on the command line is no target")
+    assert load_configfile(SCHEMA)["$defs"]["run"]["properties"]["seeds"]["items"]["maximum"] == LARGEST_SEED
 
 
 QUESTIONS = """

@@ -24,6 +24,14 @@ def check(checks):
             checks.refuse(path, f"no such key; {hint(name, USED)}")
         if not value.strip():
             checks.refuse(path, "is empty: name a directory")
+        if (whole := os.path.expanduser(os.path.expandvars(value))) != value or value.startswith("~"):
+            word = re.search(r"^~[^/]*|\$\{?\w+\}?", value)[0]
+            instead = "the whole path" if whole.startswith("~") else whole
+            checks.refuse(path, f"`{word}` stays as it is in a path: write {instead}")
+        if name in USED and tidy(value) == os.curdir:
+            checks.refuse(path, f"{value}: is this directory itself: name one in it")
+        if ".snakemake" in Path(value).parts:
+            checks.refuse(path, f"{value}: .snakemake is Snakemake's own, and may be deleted: name another directory")
         if undefined := set(REFERENCE.findall(value)) - given.keys() - {*USED}:
             checks.refuse(path, f"{value}: there is no path variable {min(undefined)}")
         if found := sorted({letter for letter in value if letter in "{}" or not letter.isprintable()}):
@@ -32,6 +40,16 @@ def check(checks):
             checks.refuse(path, f"{value[:40]}…: a directory's name has 255 bytes at most")
         if not REFERENCE.search(value) and not os.path.isdir(there := nearest(value)):
             checks.refuse(path, f"{value}: {there} is no directory")
+
+
+def tidy(path):
+    """The path as Snakemake wants it: it matches names of files, and x//y is another than x/y."""
+    return os.path.normpath(path).replace("//", "/")
+
+
+def tidy_up(pathvars):
+    """Of Snakemake's path variables those that rules use, without references, as no path can be tidy with one."""
+    pathvars.items.update({name: tidy(pathvars.apply(f"<{name}>")) for name in USED})
 
 
 def nearest(path):
