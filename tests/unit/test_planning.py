@@ -101,9 +101,11 @@ def test_gpus_of_predictions_are_their_own(checks, torch):
     def check(rule):
         files = {"output": [], "log": [], "benchmark": None}
         job = SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=Wildcards(fromdict={"run": "four"}), **files)
-        job.params = SimpleNamespace(nodes=1)
+        job.params, job.resources = SimpleNamespace(nodes=1), {}
         dag = SimpleNamespace(needrun_jobs=lambda: [job])
-        workflow = SimpleNamespace(dag=dag, local_exec=True, executor_settings=None)
+        settings = SimpleNamespace(cores=1, nodes=None, overwrite_resources={}, overwrite_threads={})
+        workflow = SimpleNamespace(dag=dag, local_exec=True, executor_settings=None, resource_settings=settings)
+        workflow.rules = []
         start.check_jobs(workflow, checks, rules, None, 1)
 
     for rule in ("predict", "predict_for_export"):

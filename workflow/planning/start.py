@@ -13,6 +13,8 @@ def check_jobs(workflow, checks, rules, images, gpus):
     image's checksum is kept; gpus: how many this machine has.
     """
     jobs = list(workflow.dag.needrun_jobs())
+    check_settings(workflow, rules)
+    slurm.check_resources(jobs)
     places.check_writable(jobs)
     places.check_room(jobs, checks.config["models"])
     of_nemo = [job for job in jobs if job.rule.name in rules.values()]
@@ -32,12 +34,18 @@ def check_jobs(workflow, checks, rules, images, gpus):
             slurm.check_queue(jobs)
 
 
-def warn_of_image(workflow, checks, rules):
-    """At the end of -n, which needs no image: says where it is not there and the call without -n would."""
+def check_settings(workflow, rules):
+    slurm.check_settings(workflow.resource_settings, [*rules, *(rule.name for rule in workflow.rules)])
+
+
+def warn_at_end(workflow, checks, rules):
+    """At the end of -n, which starts no job and needs no image: says where the call without -n would stop."""
     if not workflow.dryrun or workflow.dag is None:
         return
-    if any(job.rule.name in rules.values() for job in workflow.dag.needrun_jobs(exclude_finished=False)):
-        try:
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    try:
+        check_settings(workflow, rules)
+        if checks.config["image"] and any(job.rule.name in rules.values() for job in jobs):
             container.check_file(checks)
-        except Problem as problem:
-            print(f"Without -n this call would stop: {problem}", file=sys.stderr)
+    except Problem as problem:
+        print(f"Without -n this call would stop: {problem}", file=sys.stderr)
