@@ -99,6 +99,16 @@ def test_failed_job(workflow):
     assert "failed. See" not in snakemake(workflow, *job).stdout  # on a cluster this is a job's log
 
 
+def test_lost_records_are_told_of_before_the_jobs(workflow, tmp_path):
+    copy, made = shutil.copytree(workflow, tmp_path / "copy", symlinks=True), "results/data/trials/items/test.json"
+    (copy / "mine.yaml").write_text("{image: null, accelerator: cpu, datasets: {trials: {simulate: 0}}}")
+    snakemake(copy, made, "--configfile", "mine.yaml")
+    next((copy / ".snakemake/metadata").iterdir()).unlink()  # of one file
+    done = snakemake(copy, made, "results/data/trials/final_decision/test.jsonl", "--configfile", "mine.yaml")
+    assert done.stdout.index(".snakemake has no records of how 1 of the") < done.stdout.index("write_jsonl (dataset=tr")
+    assert done.returncode == 0 and done.stdout.count("has no records") == 1
+
+
 def test_image_that_is_not_used(workflow):
     (workflow / "mine.yaml").write_text("image: there_1.0.sif")
     words = "is only used with --sdm apptainer, as by a --profile; or set image: null to do without"

@@ -1,7 +1,10 @@
 """What is looked at before the first job: only now it is known which jobs run, and where."""
 
+import os
 import shutil
 import sys
+
+from snakemake.settings.types import RerunTrigger
 
 from . import Problem, container, machine, nodes, places, slurm
 
@@ -13,6 +16,7 @@ def check_jobs(workflow, checks, rules, images, gpus):
     image's checksum is kept; gpus: how many this machine has.
     """
     jobs = list(workflow.dag.needrun_jobs())
+    tell_of_lost_records(workflow)
     check_settings(workflow, rules)
     slurm.check_resources(jobs)
     places.check_writable(jobs)
@@ -38,11 +42,33 @@ def check_settings(workflow, rules):
     slurm.check_settings(workflow.resource_settings, [*rules, *(rule.name for rule in workflow.rules)])
 
 
+def tell_of_lost_records(workflow):
+    """Of results that are there without Snakemake's records of how they were made, as where .snakemake was deleted, or
+    they were copied from elsewhere. Snakemake takes them as up to date, whatever has changed, and tells -n alone."""
+    dag = workflow.dag
+    lost = {job for job in dag.jobs if dag.reason(job).no_metadata and not dag.needrun(job)}
+    files = sorted(file for job in lost for file in job.output[:1] if os.path.exists(file))
+    if not files or workflow.touch or RerunTrigger.PARAMS not in workflow.rerun_triggers:
+        return
+    first = sorted({job.rule.name for job in lost if lost.isdisjoint(dag.job_dependencies(job))})
+    some = f"{len(files)} of the existing results ({files[0]}{', …' * (len(files) > 1)})"
+    print(
+        f".snakemake has no records of how {some} were made: a change of settings or data repeats none of them.",
+        f"To keep them as they are, add --touch --forceall once; to make them again, --forcerun {' '.join(first)}",
+        sep="\n",
+        file=sys.stderr,
+    )
+
+
 def warn_at_end(workflow, checks, rules):
     """At the end of -n, which starts no job and needs no image: says where the call without -n would stop."""
-    if not workflow.dryrun or workflow.dag is None:
+    if workflow.dag is None:
         return
-    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    jobs = [*workflow.dag.needrun_jobs(exclude_finished=False)]
+    if workflow.dryrun or not jobs:  # else at the start
+        tell_of_lost_records(workflow)
+    if not workflow.dryrun:
+        return
     try:
         check_settings(workflow, rules)
         if checks.config["image"] and any(job.rule.name in rules.values() for job in jobs):
