@@ -2,6 +2,7 @@
 key, value and remedy."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from snakemake.utils import update_config, validate
 
 from workflow.planning import Problem
 from workflow.planning.config import Checks
+from workflow.planning.parameters import Parameters
 from workflow.planning.questions import check_target as check_answers
 from workflow.planning.targets import LARGEST_SEED
 from workflow.planning.targets import check as check_target
@@ -788,3 +790,44 @@ def test_sweep(checked):
     twice = f"{{targets: [swept], runs: {{{swept}, {names[0]}: {{{run}}}}}}}"
     words = f"mine.yaml: runs.{names[0]}: is also the name of a run of the sweep swept: name it otherwise"
     assert said(checked, twice) == words
+
+
+def test_sweep_is_no_run(checked):
+    """Its runs have names of their own."""
+    run = "model: mistral-7b, dataset: pubmedqa, tensor_model_parallel_size: 1"
+    swept = f"swept: {{{run}, train: {{max_steps: 60, val_check_interval: 15, lr: {{sweep: [0.1, 0.2]}}}}}}"
+    checks = checked(f"{{targets: [base], runs: {{{swept}}}}}")
+    runs, directory = checks.config["runs"], "results/runs"
+    one = "is a sweep: name one of its runs, as swept-lr-0.1"
+    file = "results/runs/swept/fold0/seed0/metrics.json"
+    assert said(check_target, file, runs, {}, directory) == f"{file}: swept {one}"
+    assert said(check_answers, "results/answers/swept/own.tsv", checks, "results/answers").endswith(f": swept {one}")
+    words = "swept: is a sweep and no target. Put it under targets:, or ask for a file of it: "
+    assert (
+        said(check_target, "swept", runs, {}, directory) == f"{words}{directory}/swept-lr-0.1/fold0/seed0/metrics.json"
+    )
+    warm = f"{{targets: [base], runs: {{{swept}, lora: {{train: {{start_from: swept}}}}}}}}"
+    assert said(checked, warm) == f"mine.yaml: runs.lora.train.start_from: swept {one}"
+
+
+def test_sweep_of_too_many_runs(checked):
+    """Ten keys of ten values each would be made for ever."""
+    keys = ("lr", "adapter_dropout", "adapter_dim", "max_steps", "warmup_steps", "global_batch_size", "nemo")
+    values = ", ".join(f"{key}: {{sweep: [{', '.join(map(str, range(1, 20)))}]}}" for key in keys)
+    swept = f"swept: {{model: mistral-7b, dataset: pubmedqa, train: {{val_check_interval: 1, {values}}}}}"
+    words = "mine.yaml: runs.swept.train: its sweeps make 893,871,739 runs; 5,000 at most: name fewer values"
+    assert said(checked, f"{{targets: [swept], runs: {{{swept}}}}}") == words
+
+
+def test_many_runs_are_told_by_the_few_others(checked):
+    """Snakemake goes through the expression once for each job."""
+    train = f"max_steps: 60, val_check_interval: 15, lr: {{sweep: [{', '.join(map(str, range(1, 200)))}]}}"
+    swept = f"{{model: mistral-7b, dataset: pubmedqa, train: {{{train}}}}}"
+    config = checked(f"{{targets: [base], runs: {{swept: {swept}}}}}").config
+    parameters = Parameters.__new__(Parameters)
+    parameters.config = config
+    expression = parameters.having("runs", "train")
+    assert len(expression) < 100
+    for name, run in config["runs"].items():
+        assert bool(re.fullmatch(f"results/runs/(?P<run>{expression})/x", f"results/runs/{name}/x")) == ("train" in run)
+    assert parameters.having("runs", "choose") == "(?!)" and parameters.having("datasets", "revision") == "pubmedqa"

@@ -16,7 +16,7 @@ from .machine import shapes
 from .nemo_keys import has
 from .nemo_keys import problem as problem_of_override
 from .schema import problems
-from .sweeps import unfold
+from .sweeps import unfold, unknown
 from .table import ADAPTED, needed
 
 DEMO = Path(__file__).parents[2].joinpath("config/demo.yaml")
@@ -84,7 +84,7 @@ class Checks:
             datasets.check(self, name)
         for name in self.config["targets"]:
             if name not in self.config["runs"]:
-                self.refuse(["targets"], f"{name} is not among runs: {', '.join(self.config['runs'])}")
+                self.refuse(["targets"], unknown(name, self.config["runs"]))
         self.check_models()
         for name, run in self.config["runs"].items():
             self.check_run(name, run, nemo_keys)

@@ -11,6 +11,7 @@ from snakemake.logging import logger
 
 from . import Problem
 from .datasets import folds_of
+from .sweeps import runs_of, unknown
 
 WORKFLOW = Path(__file__).parent.parent
 LARGEST_SEED = 4294966061  # as the schema has it
@@ -54,9 +55,10 @@ def check(target, runs, datasets, directory, before=""):
 
     before: the argument before it; after an option, it may be its value.
     """
-    if target in runs and not target.startswith("-") and (not before.startswith("-") or before in OF_TARGETS[:2]):
-        one = f"{directory}/{target}/fold0/seed0/metrics.json"
-        raise Problem(f"{target}: is a run and no target. Put it under targets:, or ask for a file of it: {one}")
+    is_word = not target.startswith("-") and (not before.startswith("-") or before in OF_TARGETS[:2])
+    if is_word and (own := [target] if target in runs else runs_of(target, runs)):
+        kind, one = "run" if target in runs else "sweep", f"{directory}/{own[0]}/fold0/seed0/metrics.json"
+        raise Problem(f"{target}: is a {kind} and no target. Put it under targets:, or ask for a file of it: {one}")
     if not target and (not before.startswith("-") or before in OF_TARGETS):
         raise Problem("'' on the command line is no target: a variable of the shell may be empty")
     check_model(target, runs, Path(directory).parent)
@@ -64,7 +66,7 @@ def check(target, runs, datasets, directory, before=""):
         return
     run, fold, seed = (*parts, "", "")[:3]
     if run not in runs:
-        raise Problem(f"{target}: {run} is not among runs: {', '.join(runs)}")
+        raise Problem(f"{target}: {unknown(run, runs)}")
     choice = next((name for name, entry in runs.items() if run in entry.get("choose", [])), None)
     if choice and not re.fullmatch(r"(adapter\.|(peft|merged)[/.])[^/]+", "/".join(parts[3:])):
         why = "only what is chosen gets answers to the test items"

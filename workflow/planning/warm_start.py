@@ -1,5 +1,6 @@
 """What a run with `start_from:` asks of the run whose adapter its training begins with."""
 
+from .sweeps import runs_of, unknown
 from .table import ADAPTED, parents
 
 
@@ -7,6 +8,8 @@ def check(checks, name):
     """Raises Problem where that run makes none of this form for these folds and seeds, or not without this run."""
     runs, path = checks.config["runs"], ["runs", name, "train", "start_from"]
     run, start = runs[name], runs[name]["train"]["start_from"]
+    if start not in runs and runs_of(start, runs):
+        checks.refuse(path, unknown(start, runs))
     if start not in runs or runs[start].keys().isdisjoint(ADAPTED):
         kinds = " or ".join(f"{key}:" for key in ADAPTED)
         checks.refuse(path, f"{start} is not among the runs that have {kinds}")
