@@ -41,11 +41,12 @@ def gone(holder):
         return False
     try:
         os.kill(holder["pid"], 0)
+        state = Path(f"/proc/{holder['pid']}/stat").read_text().rpartition(") ")[2][:1]
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's: it is there
+    except OSError:  # another user's is there; and not everywhere there is /proc
         return False
-    return False
+    return state == "Z"  # it has ended, and its parent, as the first process of some containers, does not ask for it
 
 
 def create(lock, me):
