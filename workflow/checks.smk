@@ -23,6 +23,8 @@ def place(pattern):
 
 
 try:
+    if workflow.is_main_process and not IS_MODULE:
+        of_clone("planning.targets").check_options(sys.argv)
     for file in FILES:
         if file != CONFIGFILE:  # that was checked before it was read
             of_clone("planning.yaml_files").check(file)

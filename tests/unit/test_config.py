@@ -2,6 +2,7 @@
 key, value and remedy."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from workflow.planning import Problem
 from workflow.planning.config import Checks
 from workflow.planning.parameters import Parameters
 from workflow.planning.questions import check_target as check_answers
-from workflow.planning.targets import LARGEST_SEED
+from workflow.planning.targets import LARGEST_SEED, check_options
 from workflow.planning.targets import check as check_target
 from workflow.planning.yaml_files import check as check_yaml
 
@@ -721,6 +722,14 @@ def test_the_command_line_has_the_last_word(checked):
     assert said(checks.refuse, ["targets"], "so") == "--config: targets: so"
 
 
+def test_numbers_in_braces_after_config():
+    """`--config 'runs={lora: {seeds: [1]}}'`: Snakemake reads it so that all values are text."""
+    checks = Checks({}, [], given={"runs": {"lora": {"seeds": ["1"]}}})
+    words = "--config: runs.lora.seeds: '1' is text to YAML; within braces --config has nothing but text: write it to a"
+    refused = said(checks.refuse, ["runs", "lora", "seeds"], "'1' is text to YAML; write a plain number")
+    assert refused == f"{words} file for --configfile"
+
+
 @pytest.mark.parametrize(
     "content", ["{", "null", "[]", json.dumps(MODEL | {"num_attention_heads": "many"}), "\ufeff{}"]
 )
@@ -762,6 +771,26 @@ def test_file_that_is_read_otherwise_than_it_was_meant(tmp_path, monkeypatch, co
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_bytes(content)
     assert said(check_yaml, "mine.yaml") == f"mine.yaml{words}"
+
+
+def test_file_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").mkdir()
+    assert said(check_yaml, "mine.yaml") == "mine.yaml: can't be read: Is a directory"
+    os.mkfifo("pipe")  # as of --configfile <(…), which Snakemake has read to its end before
+    assert said(check_yaml, "pipe") == "pipe: is a pipe, which can be read only once. Save it as a file"
+
+
+def test_option_that_stands_twice():
+    """Of these Snakemake takes the last alone."""
+    check_options(
+        ["snakemake", "all", "-n", "--configfile", "a.yaml", "b.yaml", "-C", "targets=[base]", "--set-threads"]
+    )
+    for words in (
+        *("--configfile a.yaml --configfile b.yaml", "--configfile=a.yaml --configfiles b.yaml"),
+        *("-C a=1 --config b=2", "-R predict --forcerun=evaluate", "--set-resources a:b=1 --set-resources c:d=2"),
+    ):
+        assert "stands twice, and only the last would count" in said(check_options, ["snakemake", *words.split()])
 
 
 def test_file_that_says_what_it_means(tmp_path):

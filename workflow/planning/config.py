@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from contextlib import suppress
 from functools import reduce
 from operator import getitem
@@ -47,6 +48,9 @@ class Checks:
             having = [file for file, tree in trees if has(tree, in_files[:-1])]
         if path and has(self.given, in_files):
             place = "--config"
+            if len(path) > 1 and re.search("is text to YAML|is not of type", problem):
+                said = re.split(r"[;.] ", problem)[0]
+                problem = f"{said}; within braces --config has nothing but text: write it to a file for --configfile"
         elif self.module and not (path and having):
             place = f"config of module {self.module}"
         else:

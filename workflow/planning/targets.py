@@ -16,6 +16,19 @@ from .sweeps import runs_of, unknown
 WORKFLOW = Path(__file__).parent.parent
 LARGEST_SEED = 4294966061  # as the schema has it
 OF_TARGETS = ("-n", "--dry-run", "-R", "--forcerun", "-U", "--until", "-O", "--omit-from", "-P", "--prioritize")
+LAST_COUNTS = (  # options of several values, by their names
+    *(("--configfile", "--configfiles"), ("--config", "-C"), ("--forcerun", "-R"), ("--until", "-U")),
+    *(("--omit-from", "-O"), ("--prioritize", "-P"), ("--resources", "--res"), ("--set-threads",)),
+    *(("--set-resources",), ("--default-resources", "--default-res"), ("--rerun-triggers",)),
+)
+
+
+def check_options(arguments):
+    """Raises Problem where an option stands twice of which Snakemake takes the last only, and without a word."""
+    options = [argument.partition("=")[0] for argument in arguments]
+    for names in LAST_COUNTS:
+        if sum(option in names for option in options) > 1:
+            raise Problem(f"{names[0]} stands twice, and only the last would count: write all its values after one")
 
 
 def below(target, directory):

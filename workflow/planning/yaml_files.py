@@ -14,7 +14,13 @@ TAGS = tuple(f"{PREFIX}{kind}" for kind in ("str", "merge", "int", "float", "boo
 
 def check(file):
     """Problem, with file and line, where the file is no UTF-8, no YAML, has no keys at its top, or a key twice."""
-    content, file = Path(file).read_bytes(), os.path.relpath(file)
+    if Path(file).is_fifo():
+        raise Problem(f"{file}: is a pipe, which can be read only once. Save it as a file")
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise Problem(f"{os.path.relpath(file)}: can't be read: {error.strerror}") from None
+    file = os.path.relpath(file)
     try:
         root = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     except RecursionError:
