@@ -102,10 +102,10 @@ def test_gpus_of_predictions_are_their_own(checks, torch):
         files = {"output": [], "log": [], "benchmark": None}
         job = SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=Wildcards(fromdict={"run": "four"}), **files)
         job.params, job.resources = SimpleNamespace(nodes=1), {}
-        dag = SimpleNamespace(needrun_jobs=lambda: [job])
+        dag = SimpleNamespace(needrun_jobs=lambda: [job], jobs=[])
         settings = SimpleNamespace(cores=1, nodes=None, overwrite_resources={}, overwrite_threads={})
         workflow = SimpleNamespace(dag=dag, local_exec=True, executor_settings=None, resource_settings=settings)
-        workflow.rules = []
+        workflow.rules, workflow.dag_settings = [], SimpleNamespace(omit_from=(), batch=None)
         start.check_jobs(workflow, checks, rules, None, 1)
 
     for rule in ("predict", "predict_for_export"):

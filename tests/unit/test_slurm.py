@@ -176,6 +176,8 @@ def test_settings_with_which_nothing_runs_as_meant(capsys):
         ("--set-threads split_folds=x", "Resource(threads, \"x\") of type 'str' was constrained by mismatched type"),
         ("--set-resources splt_folds:mem_mb=5", "there is no rule splt_folds; is it split_folds?"),
         ("--cores 0", "no job could start: let it be at least 1"),
+        ("--omit-from predct", "--omit-from predct: there is no such step; is it predict?"),
+        ("--batch compare_run=1/2", "--batch compare_run: there is no such step; is it compare_runs?"),
     ],
 )
 def test_values_that_cannot_be_worked_out(here, asked, words):

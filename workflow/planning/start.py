@@ -7,6 +7,7 @@ import sys
 from snakemake.settings.types import RerunTrigger
 
 from . import Problem, container, machine, nodes, places, slurm
+from .targets import nearest
 
 
 def check_jobs(workflow, checks, rules, images, gpus):
@@ -39,7 +40,16 @@ def check_jobs(workflow, checks, rules, images, gpus):
 
 
 def check_settings(workflow, rules):
-    slurm.check_settings(workflow.resource_settings, [*rules, *(rule.name for rule in workflow.rules)])
+    """Raises Problem where the command line or its profile names what there is not, and Snakemake says nothing."""
+    names, settings = [*rules, *(rule.name for rule in workflow.rules)], workflow.dag_settings
+    slurm.check_settings(workflow.resource_settings, names)
+    batch = [settings.batch.rulename] if settings.batch else []
+    for option, name in [
+        *(("--omit-from", name) for name in settings.omit_from),
+        *(("--batch", name) for name in batch),
+    ]:
+        if name not in names and not any(rule.is_producer(os.path.relpath(name)) for rule in workflow.rules):
+            raise Problem(f"{option} {name}: there is no such step{nearest(name, names)}")
 
 
 def tell_of_lost_records(workflow):
