@@ -6,7 +6,7 @@ import yaml
 from snakemake.utils import validate
 
 Problem = of_clone("planning").Problem
-slurm = of_clone("planning.slurm")
+slurm, yaml_files = of_clone("planning.slurm"), of_clone("planning.yaml_files")
 SCHEMA = yaml.safe_load((WORKFLOW / "schemas/config.schema.yaml").read_text())
 PATHVARS, MODIFIER = workflow.pathvars, workflow.modifier  # this module's: later, they would be the caller's
 FILES = [] if IS_MODULE else [CONFIGFILE]  # that the configuration is from, later ones over earlier ones
@@ -25,9 +25,11 @@ def place(pattern):
 try:
     if workflow.is_main_process and not IS_MODULE:
         of_clone("planning.targets").check_options(sys.argv)
+        for file in yaml_files.profiles(sys.argv, os.environ):
+            yaml_files.check(file)
     for file in FILES:
         if file != CONFIGFILE:  # that was checked before it was read
-            of_clone("planning.yaml_files").check(file)
+            yaml_files.check(file)
     given = {} if IS_MODULE else workflow.config_settings.config
     checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)
