@@ -17,7 +17,19 @@ SCRIPTS = ROOT / "workflow/scripts"
 MODEL = {"architectures": ["MistralForCausalLM"], "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
 MODEL |= {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 400, "max_position_embeddings": 1024}
 MODEL |= {"rms_norm_eps": 1e-5}
-CONFIG_JSON = json.dumps(MODEL)  # all that a plan asks of a snapshot
+BPE = {"type": "BPE", "vocab": {}, "merges": []}
+SNAPSHOT = {  # {file: content}: as much as a plan asks of one
+    "config.json": json.dumps(MODEL),
+    "tokenizer.json": json.dumps({"version": "1.0", "added_tokens": [], "model": BPE}),
+    "model.safetensors": "\x02" + "\0" * 7 + "{}",
+}
+
+
+def write_snapshot(directory):
+    """What can be planned with, and not converted."""
+    directory.mkdir(exist_ok=True)
+    for name, content in SNAPSHOT.items():
+        (directory / name).write_text(content)
 
 
 def environment(**variables):

@@ -50,3 +50,5 @@ try:
     slurm.check_profile(workflow.resource_settings, used if config["accelerator"] == "gpu" else ())
 except Problem as problem:
     refuse(problem)
+except OSError as error:  # of a file that the configuration names
+    refuse(f"{error.filename}: {error.strerror}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import CONFIG_JSON, ROOT
+from helpers import ROOT, write_snapshot
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config, validate
 
@@ -46,8 +46,7 @@ def pytest_terminal_summary(terminalreporter):
 def here(tmp_path, monkeypatch):
     """A working directory with a snapshot's config.json and the user's files."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny/config.json").write_text(CONFIG_JSON)
+    write_snapshot(tmp_path / "tiny")
     (tmp_path / "d.csv").write_text("input,output,other\n")
     shutil.copyfile(ROOT / "tests/chain.yaml", "chain.yaml")
     return tmp_path

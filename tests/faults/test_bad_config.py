@@ -68,6 +68,32 @@ VALUES = {
     "runs: {lora: {train: {adapter_dropout: -.inf}}}": "runs.lora.train.adapter_dropout: -inf is not of type 'number'",
     "runs: {lora: {seeds: [4294967296]}}": "runs.lora.seeds: 4294967296 is greater than the maximum",
     "runs: {lora: {seeds: [-1]}}": "runs.lora.seeds: -1 is less than the minimum",
+    **{
+        f"runs: {{lora: {{{key}: {number}}}}}": f"runs.lora.{key}: {number} is greater than the maximum of "
+        for key, number in (("nodes", 10**6), ("devices", 10**6), ("tensor_model_parallel_size", 10**9))
+    },
+    **{
+        f"runs: {{lora: {{{group}: {{{key}: {number}}}}}}}": f"runs.lora.{group}.{key}: {number} is greater than"
+        for group, key, number in (
+            ("train", "lr", 2),
+            ("train", "max_steps", 10**20),
+            ("train", "adapter_dim", 10**7),
+            ("train", "adapter_alpha", 10**9),
+            ("train", "global_batch_size", 10**23),
+            ("train", "micro_batch_tokens", 10**23),
+            ("predict", "batch_size", 10**23),
+        )
+    },
+    "runs: {lora: {train: {lr: 1.0e+300}}}": "runs.lora.train.lr: 1e+300 is greater than the maximum of 1",
+    "runs: {lora: {max_seq_length: 100000000000000000000}}": "runs.lora.max_seq_length: 100000000000000000000 is",
+    "datasets: {trials: {sample: 10000000000}}": "datasets.trials.sample: 10000000000 is greater than the maximum",
+    "runs: {lora: {train: {nemo: [transformer_engine=true]}}}": (
+        "runs.lora.train.nemo: transformer_engine=true needs GPUs, but accelerator is cpu: remove it"
+    ),
+    "runs: {lora: {train: {nemo: [+model.fp8=True]}}}": "runs.lora.train.nemo: +model.fp8=True needs GPUs",
+    "models: {tiny: {snapshot: null, gguf: yaml}}": (
+        "models.tiny.gguf: yaml: an installed Python package without a *.gguf in it"
+    ),
     "runs: {tutorial: {train: {adapter_dim: 3}}}": "runs.tutorial.train.adapter_dim: 3 is no multiple",
     "runs: {lora: {predict: {tokens_to_generate: 2047}}}": "runs.lora.predict.tokens_to_generate: 2047 leaves no room",
     "runs: {lora: {max_seq_length: 16, predict: {tokens_to_generate: 15}}}": "runs.lora.predict.tokens_to_generate: 15",

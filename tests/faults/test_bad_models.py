@@ -1,10 +1,13 @@
 """Models that are none: local snapshots are refused at planning, downloaded ones before anything of them is written."""
 
 import json
+import math
+import random
 import shutil
 
 import pytest
 from helpers import MODEL, run_script
+from model_formats.peft_config import NEUTRAL, READ, SILENT, PeftConfig
 
 from .conftest import is_sentence, plan
 
@@ -93,6 +96,44 @@ def test_file_of_a_snapshot(here, name, what):
     assert is_sentence(said) and said.startswith(f"chain.yaml: models.tiny.snapshot: tiny/{name}{words[what]}"), said
 
 
+INDEX = "model.safetensors.index.json"
+FILES = {  # {file: content} beside those that there are, or instead; None: not there
+    "no weights": ({"model.safetensors": None}, ": has no weights as model*.safetensors. Take"),
+    "pickled weights": (
+        {"model.safetensors": None, "pytorch_model.bin": b"PK"},
+        ": has no weights as model*.safetensors, only pytorch_model.bin. Take",
+    ),
+    "cut off": ({"model.safetensors": b"\x99\0\0\0\0\0\0\0{"}, "/model.safetensors: not a whole safetensors file"),
+    "no header": (
+        {"model.safetensors": b"version https://git-lfs"},
+        "/model.safetensors: not a whole safetensors file",
+    ),
+    "no shard": ({INDEX: b'{"weight_map": {"a": "model-2.safetensors"}}'}, "/model-2.safetensors is not there"),
+    "index: number": ({INDEX: b'{"weight_map": 5}'}, f"/{INDEX}: no index of weights"),
+    "index: none": ({INDEX: b'{"weight_map": {}}'}, f"/{INDEX}: no index of weights"),
+    "index: list": ({INDEX: b"[]"}, f"/{INDEX}: no index of weights"),
+    "index: numbers": ({INDEX: b'{"weight_map": {"a": 1}}'}, f"/{INDEX}: no index of weights"),
+    "index: path": ({INDEX: b'{"weight_map": {"a": "../x"}}'}, f"/{INDEX}: no index of weights"),
+    "index: text": ({INDEX: b"{"}, f"/{INDEX}: no index of weights"),
+    "no tokenizer": ({"tokenizer.json": None}, ": holds neither tokenizer.model nor tokenizer.json"),
+    "tokenizer: {}": ({"tokenizer.json": b"{}"}, ": tokenizer.json is empty or broken"),
+    "tokenizer: list": ({"tokenizer.json": b"[]"}, ": tokenizer.json is empty or broken"),
+    "sentencepiece": ({"tokenizer.model": b"\x0a"}, ": tokenizer.model is empty or broken"),
+    "tokenizer's config": ({"tokenizer_config.json": b"{"}, ": tokenizer_config.json is empty or broken"),
+    "special tokens": ({"special_tokens_map.json": b"[]"}, ": special_tokens_map.json is empty or broken"),
+}
+
+
+@pytest.mark.kind("files of local snapshots, at planning")
+@pytest.mark.parametrize("case", FILES)
+def test_snapshot_that_is_not_whole(here, case):
+    files, words = FILES[case]
+    for name, content in files.items():
+        (here / "tiny" / name).unlink() if content is None else (here / "tiny" / name).write_bytes(content)
+    said = plan()
+    assert is_sentence(said) and said.startswith(f"chain.yaml: models.tiny.snapshot: tiny{words}"), said
+
+
 @pytest.mark.kind("GGUF files, at planning")
 @pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04zip", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_gguf_that_is_none(here, content):
@@ -154,3 +195,24 @@ def test_gguf_that_is_cut_off(tmp_path):
         "dequantize_gguf.py", "--gguf", tmp_path / "x.gguf", "--output-dir", tmp_path / "out", check=False
     )
     assert done.returncode == 1 and "x.gguf: can't be read as GGUF (" in done.stderr and "Traceback" not in done.stderr
+
+
+VALUES = [None, True, 0, 1, -1, 8, 2.5, float("nan"), float("inf"), 1e300, "", "x", "(", "org/x", [], ["q_proj"], ["("]]
+VALUES += [[1], [None], [[]], [0], [99], {}, {"q_proj": 8}, {"(": 8}, {"q_proj": "8"}, {"q_proj": float("nan")}]
+
+
+@pytest.mark.kind("adapter_config.json, each drawn by its seed")
+@pytest.mark.parametrize("seed", range(300))
+def test_adapter_config(tmp_path, seed):
+    """It is refused in a sentence, or can be worked with."""
+    rng, keys = random.Random(seed), sorted(READ | SILENT | {*NEUTRAL, "unknown"})
+    values = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    values |= {rng.choice(keys): rng.choice(VALUES) for _ in range(rng.randint(1, 3))}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    config = PeftConfig(tmp_path / "adapter_config.json")
+    if problem := config.problem("org/y", 40 * "a"):
+        assert is_sentence(problem)
+        return
+    for module in "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj":
+        config.is_target(module)
+        assert type(config.rank(module)) is int and config.rank(module) > 0 and math.isfinite(config.scale(module))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from common.files import write_json
-from helpers import MODEL, ROOT
+from helpers import MODEL, ROOT, write_snapshot
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config, validate
 
@@ -439,7 +439,7 @@ def test_what_the_key_is_for_is_said(checked):
 
 
 def test_what_is_right_passes(checked, tmp_path):
-    write_json(tmp_path / "config.json", MODEL)
+    write_snapshot(tmp_path)
     train = "{start_from: lora, lr: 0.1, max_steps: 9, val_check_interval: 9, nemo: [+a.b=1]}"
     more = "tutorial: {predict: {devices: 1, tensor_model_parallel_size: 1}}, best: {tensor_model_parallel_size: 4}"
     more += f", new: {{model: mistral-7b, dataset: pubmedqa, train: {train}}}"
@@ -563,7 +563,7 @@ def test_adapter_of_ones_own(checked, tmp_path):
 
 def test_prompts_for_which_a_tokenizer_lacks_something(checked, tmp_path):
     """Where it is on this machine; false is as no key."""
-    write_json(tmp_path / "config.json", MODEL)
+    write_snapshot(tmp_path)
     model = f"models: {{x: {{snapshot: {tmp_path}}}}}"
     chat, bos = (f"{{{model}, runs: {{base: {{model: x, {key}: true}}}}}}" for key in ("chat_template", "add_bos"))
     file, template = tmp_path / "tokenizer_config.json", tmp_path / "chat_template.jinja"
@@ -586,12 +586,15 @@ def test_prompts_for_which_a_tokenizer_lacks_something(checked, tmp_path):
     write_json(tmp_path / "special_tokens_map.json", {"bos_token": {"content": "<s>"}})
     assert checked(bos).config["runs"]["base"]["add_bos"] is True
     file.write_text('["<s>"]')
-    assert said(checked, bos).startswith(f"mine.yaml: models.x: {file} is no tokenizer's configuration")
+    broken = "tokenizer_config.json is empty or broken (no object in JSON). Fetch it again"
+    assert said(checked, bos) == f"mine.yaml: models.x.snapshot: {tmp_path}: {broken}"
 
 
 @pytest.mark.parametrize("model", ["snapshot", "fetched"])
 def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
     fetched, snapshot = tmp_path / "hf", tmp_path / "hf/local"
+    fetched.mkdir()
+    write_snapshot(snapshot)
     write_json(snapshot / "config.json", MODEL | {"num_attention_heads": 32, "num_key_value_heads": 8})
     write_json(snapshot / "manifest.json", {"source": "org/x"})
     keys = f"snapshot: {snapshot}" if model == "snapshot" else f"repo: org/x, revision: {'a' * 40}"
@@ -605,6 +608,10 @@ def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
         write_json(snapshot / "config.json", {"num_attention_heads": 1})
         write_json(snapshot / "manifest.json", {"source": "org/y"})
         checked(config, fetched=fetched)
+        for damaged in "", "[]", "{}", "null":
+            (snapshot / "manifest.json").write_text(damaged)
+            again = "is damaged. Remove it and run Snakemake again, which makes it anew"
+            assert said(checked, config, fetched=fetched) == f"{snapshot}/manifest.json: {again}"
 
 
 CHOOSES = "chosen chooses for its"

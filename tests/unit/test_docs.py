@@ -75,7 +75,7 @@ def test_page_of_all_keys_has_the_schemas():
     assert page.count("\n## ") == len(sections)
     for section in sections:
         assert all(f"| `{key}` | " in page for key in section["properties"])
-    assert "| `lr` | `number`, > 0 | required | " in page
+    assert "| `lr` | `number`, > 0, ≤ 1 | required | " in page
     assert "| `folds` | list of `integer`, ≥ 0, ≤ 9 or `string` | `[0]` | " in page
 
 

@@ -101,7 +101,7 @@ def test_local_weights_in_another_format(tmp_path):
     words = f"{tmp_path}: has no weights as model*.safetensors, only pytorch_model.bin."
     assert is_refused(run_script(*arguments, check=False), tmp_path / "out", words)
     (tmp_path / "pytorch_model.bin").unlink()
-    assert "as model*.safetensors, none. Take" in run_script(*arguments, check=False).stderr
+    assert "as model*.safetensors. Take" in run_script(*arguments, check=False).stderr
 
 
 def test_only_files_of_the_index_are_linked(tmp_path, tiny_mistral):

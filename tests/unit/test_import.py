@@ -257,3 +257,12 @@ def test_nemo_with_code_or_without_numbers(refused, nemo_snapshot, tmp_path):  #
     for lora in ({"alpha": "${.adapter_dim}"}, {"adapter_dim": None}):
         file = write_nemo(tmp_path / "adapter.nemo", {"model_weights.ckpt": saved(weights())}, lora)
         refused(nemo_snapshot.directory, file, f"{next(iter(lora))} {next(iter(lora.values()))}")
+
+
+def test_weights_that_are_no_numbers(snapshots, refused, nemo_snapshot, tmp_path):  # noqa: F811
+    write_peft(snapshots["mistral"], tmp_path / "peft", ["q_proj"])
+    change_weights(tmp_path / "peft", lambda name, tensor: tensor / ("layers.1." not in name))
+    refused(snapshots["mistral"], tmp_path / "peft", "lora_A.weight holds values that are no numbers")
+    broken = {name: tensor * float("nan") for name, tensor in weights().items()}
+    file = write_nemo(tmp_path / "adapter.nemo", {"model_weights.ckpt": saved(broken)})
+    refused(nemo_snapshot.directory, file, "holds values that are no numbers: its training has diverged")

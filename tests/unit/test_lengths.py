@@ -1,5 +1,7 @@
 """Items that are too long: shortened in one column only, or refused by name."""
 
+from types import SimpleNamespace
+
 import pytest
 from common.files import read_jsonl, write_jsonl
 from common.template import fill, place_of
@@ -41,9 +43,10 @@ class Wrapped(Plain):
         return ["<s>", "user", ":", *super().prompt(text), "assistant"]
 
 
-def fit(tmp_path, rows, *room, prompts=None):
+def fit(tmp_path, rows, most, generated, key="max_seq_length", prompts=None):
     write_jsonl(tmp_path / "a.jsonl", rows)
-    return lengths.fit(prompts or Plain(Words()), tmp_path / "a.jsonl", *room, tmp_path / "short.jsonl")
+    prompts = prompts or Plain(Words())
+    return lengths.fit(prompts, tmp_path / "a.jsonl", (most, key), generated, tmp_path / "short.jsonl")
 
 
 def test_place_of_a_column():
@@ -93,3 +96,16 @@ def test_what_can_not_be_shortened_is_refused(tmp_path, key):
     long = rf"the prompt of long has 58 tokens; max_seq_length leaves (38|0) for it: raise that, {then}\.$"
     with pytest.raises(SystemExit, match=rf"a\.jsonl: {long}"):
         fit(tmp_path, rows, 40, 0)
+    if key == "truncate":
+        rows = [rows[1]]
+        words = "max_position_embeddings of the base leaves 38 for it: take another base, or name a column by truncate:"
+        with pytest.raises(SystemExit, match=words):
+            fit(tmp_path, rows, 40, 0, "max_position_embeddings of the base")
+
+
+def test_room_is_what_the_base_has(tmp_path):
+    (tmp_path / "model_config.yaml").write_text("max_position_embeddings: 1024")
+    settings = SimpleNamespace(base=str(tmp_path), max_seq_length=512)
+    assert lengths.room_of(settings) == (512, "max_seq_length")
+    settings.max_seq_length = 2048
+    assert lengths.room_of(settings) == (1024, "max_position_embeddings of the base")

@@ -1,6 +1,7 @@
 """Every figure against a library's or one by hand; on the real files, the published majority and human figures."""
 
 import json
+import math
 import random
 
 import numpy as np
@@ -291,6 +292,9 @@ def test_choice(tmp_path):
     )  # fold 1 of a was trained anew
     done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
     assert done.returncode == 1 and f"{files[0]}: its loss is an older version's" in done.stderr
+    write_json(files[0], {"sha256": {}, "validation_loss": math.inf})
+    done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
+    assert done.returncode == 1 and f"{files[0]}: the validation loss is inf, the training has diverged" in done.stderr
     write_json(files[0], {"sha256": {}})
     done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
     assert done.returncode == 1 and f"{files[0]}: has no validation_loss" in done.stderr

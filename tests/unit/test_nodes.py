@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from helpers import CONFIG_JSON, ROOT, SCRIPTS, snakemake
+from helpers import ROOT, SCRIPTS, snakemake, write_snapshot
 from snakemake.settings.types import DeploymentMethod
 
 from workflow.planning import Problem, nodes
@@ -155,7 +155,7 @@ def test_nodes_without_slurm_are_refused_before_any_job(tmp_path):
     config = {"targets": ["wide"], "accelerator": "cpu", "image": None, "runs": {"wide": run}}
     config |= {"datasets": {"trials": {"simulate": 0}}, "models": {"tiny": {"snapshot": str(tmp_path)}}}
     (tmp_path / "wide.yaml").write_text(json.dumps(config))
-    (tmp_path / "config.json").write_text(CONFIG_JSON)
+    write_snapshot(tmp_path)
     done = snakemake(tmp_path, "--snakefile", ROOT / "Snakefile", "--configfile", "wide.yaml")
     words = "predict of wide: nodes: 2, but only SLURM starts a job on several; run with a profile for one, or leave"
     assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith(words), done.stdout

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import yaml
-from helpers import CONFIG_JSON, ROOT, copy_workflow, environment
+from helpers import ROOT, copy_workflow, environment, write_snapshot
 
 SNAKEFILES = ["Snakefile", "workflow/Snakefile"]
 RULES = {"download_model", "convert_model", "download_pubmedqa", "split_folds", "write_jsonl", "train_lora", "predict"}
@@ -33,9 +33,8 @@ def clone(tmp_path_factory):
 @pytest.fixture
 def mine(tmp_path):
     """A directory with a configuration of its own, and the snapshot that it names."""
-    for name in ("config", "tiny"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "tiny/config.json").write_text(CONFIG_JSON)
+    (tmp_path / "config").mkdir()
+    write_snapshot(tmp_path / "tiny")
     (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(MINE))
     return tmp_path
 
@@ -85,7 +84,7 @@ def test_option_directory(clone, mine, tmp_path_factory):
 
 
 @pytest.mark.parametrize("snakefile", SNAKEFILES)
-def test_profile_by_path(clone, tmp_path, snakefile):
+def test_profile_by_path(clone, tmp_path, snakefile, apptainer):
     arguments = "--profile", clone / "profiles/nig-slurm", "--dry-run"
     done = snakemake(tmp_path, "--snakefile", clone / snakefile, *arguments)
     (job,) = re.findall(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
-from helpers import CONFIG_JSON, ROOT, snakemake
+from helpers import ROOT, snakemake, write_snapshot
 
 NOT_REPEATED = {"download_model", "convert_model", "train_lora"}
 OTHERS = {file.stem for file in (ROOT / "workflow/scripts").glob("*.py")} - NOT_REPEATED
@@ -298,10 +298,11 @@ def project(tmp_path_factory):
     """A working directory apart from any clone, all of whose outputs are there, marked as made."""
     project = tmp_path_factory.mktemp("project")
     (project / "plan.yaml").write_text(CONFIG)
-    files = "tiny/config.json", "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf", "theirs.nemo"
+    files = "own/ori_pqal.json", "own/test_ground_truth.json", "packed.gguf", "theirs.nemo"
+    write_snapshot(project / "tiny")
     for file in (*files, "peft/adapter_config.json", "peft/adapter_model.safetensors", *CSV):
         (project / file).parent.mkdir(exist_ok=True)
-        texts = {"tiny/config.json": CONFIG_JSON, "packed.gguf": "GGUF", "peft/adapter_model.safetensors": weights()}
+        texts = {"packed.gguf": "GGUF", "peft/adapter_model.safetensors": weights()}
         text = texts.get(file, '{"peft_type": "LORA"}')
         (project / file).write_text("input,output\n" if file in CSV else text)
     for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):

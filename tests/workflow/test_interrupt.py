@@ -8,10 +8,10 @@ import time
 
 import psutil
 import pytest
-from helpers import CONFIG_JSON, copy_workflow
+from helpers import copy_workflow, write_snapshot
 
 ADAPTER = "results/runs/a/fold0/seed0/adapter.nemo"
-INPUTS = ["results/base/tiny/model_config.yaml", "tiny/config.json"]
+INPUTS = ["results/base/tiny/model_config.yaml"]
 INPUTS += [f"results/data/trials/final_decision/fold0/{split}.jsonl" for split in ("train", "val")]
 CONFIG = """
 targets: [a]
@@ -40,9 +40,10 @@ def project(tmp_path_factory):
     project = tmp_path_factory.mktemp("project")
     copy_workflow(project)
     (project / "plan.yaml").write_text(CONFIG)
+    write_snapshot(project / "tiny")
     for file in map(project.joinpath, INPUTS):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(CONFIG_JSON if file.name == "config.json" else "{}")
+        file.write_text("{}")
     (project / "bin").mkdir()
     (project / "bin/torchrun").write_text(TORCHRUN)
     (project / "bin/torchrun").chmod(0o755)

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from common.files import read_json, read_jsonl
-from helpers import CONFIG_JSON, ROOT, copy_workflow, snakemake
+from helpers import ROOT, copy_workflow, snakemake, write_snapshot
 
 FIVE = ["yes", "yes, partly", "yes, partly so", "no", "Not known"]
 CONFIG = """
@@ -66,9 +66,8 @@ def write_reviews(file, number, seed):
 def project(tmp_path_factory):
     project = tmp_path_factory.mktemp("project")
     copy_workflow(project)
-    for directory in ("data", "tiny"):
-        (project / directory).mkdir()
-    (project / "tiny/config.json").write_text(CONFIG_JSON)
+    (project / "data").mkdir()
+    write_snapshot(project / "tiny")
     (project / "own.yaml").write_text(CONFIG)
     for seed, (name, number) in enumerate({"train": 40, "val": 10, "test": 20}.items()):
         write_reviews(project / f"data/{name}.csv", number, seed)

@@ -7,7 +7,7 @@ from glob import glob
 
 import pytest
 import yaml
-from helpers import CONFIG_JSON, ROOT, snakemake
+from helpers import ROOT, snakemake, write_snapshot
 
 LORA = {"train_lora/lora", "predict/lora", "evaluate/lora"}
 TABLE = {"compare_runs", "write_report"}
@@ -253,8 +253,7 @@ def empty(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("Snakefile", "tests/chain.yaml"):
         (tmp_path / os.path.basename(name)).symlink_to(ROOT / name)
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny/config.json").write_text(CONFIG_JSON)
+    write_snapshot(tmp_path / "tiny")
     return tmp_path
 
 

@@ -14,13 +14,22 @@ from ..scripts.model_formats import config_json
 from . import Problem, adapters, datasets, models, nodes, places, prompts, questions, warm_start
 from .defaults import share, without_nulls
 from .machine import shapes
-from .nemo_keys import has
+from .nemo_keys import has, needs_gpus
 from .nemo_keys import problem as problem_of_override
 from .schema import problems
 from .sweeps import unfold, unknown
 from .table import ADAPTED, needed
 
 DEMO = Path(__file__).parents[2].joinpath("config/demo.yaml")
+
+
+def source_of(manifest):
+    """The repository of what download_model brought. Problem where its file is damaged."""
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["source"]
+    except (ValueError, TypeError, KeyError):
+        again = "Remove it and run Snakemake again, which makes it anew"
+        raise Problem(f"{manifest}: is damaged. {again}") from None
 
 
 class Checks:
@@ -152,6 +161,8 @@ class Checks:
             return
         for problem in filter(None, (problem_of_override(override, nemo_keys) for override in train["nemo"])):
             self.refuse([*path, "train", "nemo"], problem)
+        if self.config["accelerator"] == "cpu" and (override := next(filter(needs_gpus, train["nemo"]), None)):
+            self.refuse([*path, "train", "nemo"], f"{override} needs GPUs, but accelerator is cpu: remove it")
         if train["global_batch_size"] % (train["micro_batch_size"] * devices // tp):
             size = f"{train['global_batch_size']} is no multiple of micro_batch_size {train['micro_batch_size']}"
             self.refuse([*path, "train", "global_batch_size"], f"{size} on {devices // tp} copies of the model")
@@ -163,7 +174,7 @@ class Checks:
     def check_heads(self, name, run, fetched):
         """The model's heads can be shared out; a model that is not there yet is checked by the job itself."""
         model, manifest = self.config["models"][run["model"]], Path(fetched, run["model"], "manifest.json")
-        if "repo" in model and not (manifest.exists() and json.loads(manifest.read_text())["source"] == model["repo"]):
+        if "repo" in model and (not manifest.exists() or source_of(manifest) != model["repo"]):
             return
         file = Path(model.get("snapshot", manifest.parent), "config.json")
         try:

@@ -4,16 +4,21 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ..scripts.model_formats import config_json
-from ..scripts.model_formats.manifest import belongs
+from ..scripts.model_formats import config_json, tokenizer
+from ..scripts.model_formats.manifest import belongs, indexed_files, other_weights, problem_of_weights
 
 
 def is_package(name):
     return name.isidentifier() and importlib.util.find_spec(name) is not None
 
 
+def holds_gguf(package):
+    places = importlib.util.find_spec(package).submodule_search_locations or ()
+    return any(file for place in places for file in Path(place).glob("*.gguf"))
+
+
 def check(checks, name):
-    """Raises Problem where the model is not there, or can be told to be none without its weights."""
+    """Raises Problem where the model is not there, or not whole, as far as can be told without reading its weights."""
     model, path = checks.config["models"][name], ["models", name]
     if "snapshot" in model and (problem := problem_of_snapshot(Path(model["snapshot"]))):
         checks.refuse([*path, "snapshot"], problem)
@@ -22,25 +27,51 @@ def check(checks, name):
 
 
 def problem_of_snapshot(directory):
+    """The first, or None."""
     if not directory.is_dir() or not os.path.lexists(directory / "config.json"):
         return f"{directory}: no Hugging Face snapshot is there, as it has no config.json"
-    for file in sorted(file for file in directory.iterdir() if belongs(file.name)):
-        if not file.is_file():
-            return f"{file} " + (
-                f"is a link to {os.readlink(file)}, which is not there" if file.is_symlink() else "is no file"
-            )
-        if not file.stat().st_size:
-            return f"{file} is empty. Fetch it again"
+    return next(filter(None, problems(directory)), None)
+
+
+def problems(directory):
+    """Of a snapshot, each with its file; None where there is none. Its weights are not read, only where they lie."""
+    files = sorted(file for file in directory.iterdir() if belongs(file.name))
+    yield from map(problem_of_file, files)
+    yield of_file(directory / "config.json", lambda file: config_json.unsupported(config_json.read_whole(file)))
+    yield of_file(directory, lambda _: other_weights([file.name for file in directory.iterdir()]))
     try:
-        problem = config_json.unsupported(config_json.read_whole(directory / "config.json"))
+        indexed = indexed_files(directory)
     except ValueError as error:
-        problem = error
-    return f"{directory / 'config.json'}: {problem}" if problem else None
+        yield str(error)
+    named = [file.name for file in files if file.suffix == ".safetensors"] if indexed is None else sorted(indexed)
+    for file in map(directory.joinpath, named):
+        yield of_file(file, problem_of_weights) if file.exists() else f"{file} is not there. Fetch it again"
+    yield of_file(directory, tokenizer.problem)
+
+
+def problem_of_file(file):
+    if not file.is_file():
+        link = f"is a link to {os.readlink(file)}, which is not there" if file.is_symlink() else "is no file"
+        return f"{file} {link}"
+    if not file.stat().st_size:
+        return f"{file} is empty. Fetch it again"
+    return None if os.access(file, os.R_OK) else f"{file} can't be read: you have no permission"
+
+
+def of_file(file, problem):
+    """What problem(file) returns or raises, with the file before it."""
+    try:
+        found = problem(file)
+    except ValueError as error:
+        found = error
+    return f"{file}: {found}" if found else None
 
 
 def problem_of_gguf(place):
     if not Path(place).is_file():
-        return None if is_package(place) else "no such file, and no installed Python package"
+        if not is_package(place):
+            return "no such file, and no installed Python package"
+        return None if holds_gguf(place) else "an installed Python package without a *.gguf in it"
     if not place.endswith(".gguf"):
         return "its name does not end in .gguf: name it so"
     with open(place, "rb") as file:

@@ -39,6 +39,7 @@ KEPT = (
     ("model.peft.lora_tuning.variant", "the workflow reads adapters of NeMo's own variant only"),
     ("model.peft.lora_tuning.weight_tying", "the workflow reads adapters without it only"),
 )
+OF_GPUS = "transformer_engine", "model.fp8", "model.apply_rope_fusion", "model.ub_tp_comm_overlap"
 # Prediction would go on without them. Where the run or its data set has a key that holds for both, it is named.
 OF_PROMPT = re.compile(
     r"model\.data\.(chat\w*|(train|validation)_ds\."
@@ -98,6 +99,12 @@ def problem(override, values):
     except yaml.YAMLError:
         return f"{override}: the value is no YAML; quote it"
     return None
+
+
+def needs_gpus(override):
+    """Whether an override that can be made asks for what only GPUs have."""
+    key, text = override.removeprefix("+").split("=", 1)
+    return key in OF_GPUS and bool(yaml.safe_load(text))
 
 
 def has(tree, path):

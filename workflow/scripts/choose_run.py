@@ -4,6 +4,7 @@ Nothing of the test set is read. The copy's provenance is the adapter's, and tel
 """
 
 import argparse
+import math
 import shutil
 import statistics
 import sys
@@ -28,6 +29,8 @@ def main():
         loss = provenance.get("validation_loss")
         if loss is None:
             sys.exit(f"{file}: has no validation_loss, as of an older version: train again (--forcerun train_lora).")
+        if not math.isfinite(loss):  # of an older version: today such a training ends with an error
+            sys.exit(f"{file}: the validation loss is {loss}, the training has diverged: lower the run's lr.")
         losses.setdefault(file.parts[-4], []).append(loss)
         kinds.setdefault(provenance.get("loss"), file)
     if len(kinds) > 1:

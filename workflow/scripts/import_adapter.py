@@ -28,6 +28,8 @@ def from_peft(directory, snapshot):
     if problem := adapter.problem(snapshot):
         sys.exit(f"{directory}: {problem}.")
     tensors = load_file(directory / "adapter_model.safetensors")
+    if wrong := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
+        sys.exit(f"{directory / 'adapter_model.safetensors'}: {wrong} holds values that are no numbers.")
     modules = {module: (tensors[pair["A"].name], tensors[pair["B"].name]) for module, pair in adapter.modules.items()}
     return modules, {module: adapter.config.scale(module) for module in modules}
 

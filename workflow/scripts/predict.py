@@ -28,7 +28,7 @@ from common.lock import hold
 from common.progress import Progress, say
 from common.provenance import record
 from nemo_image import setup
-from nemo_image.lengths import fit
+from nemo_image.lengths import fit, room_of
 from nemo_image.loading import load_config, make_trainer, refuse_tensor_parallelism, restore, use_fused
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import fingerprint, prepare
@@ -83,7 +83,7 @@ def predict(config, test, chat_template, labels, batch_dir, known):
             scored = told_apart({label: prompts.split("", label)[1] for label in labels}, prompts.end)
         except ValueError as error:
             exit_all(f"{test}: {error}.")
-        room = config.settings.max_seq_length, max(config.settings.tokens_to_generate, *map(len, scored.values()), 0)
+        room = room_of(config.settings), max(config.settings.tokens_to_generate, *map(len, scored.values()), 0)
         seen.extend([prompts.end, *fit(prompts, test, *room, batch_dir.with_name("shortened.jsonl"))])
 
     model, fused = load_model(config, look)

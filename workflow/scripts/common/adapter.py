@@ -39,6 +39,8 @@ def load_weights(file, name, content):
         torch.is_tensor(tensor) and tensor.dtype in DTYPES and tensor.layout == torch.strided
         for tensor in weights.values()
     ):
+        if wrong := next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None):
+            sys.exit(f"{file}: {wrong} holds values that are no numbers: its training has diverged. Lower lr.")
         return weights
     sys.exit(f"{file}: {name} holds more than tensors, or is damaged, and is refused. Take one that train_lora wrote.")
 

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from common.ending import at_end
 from common.files import replacing
 
 BEAT = 5  # seconds between two heartbeats
@@ -95,7 +96,8 @@ def hold(lock, say):
     over = threading.Event()
     heart = threading.Thread(target=keep, args=(lock, me, over), daemon=True)
     heart.start()
-    atexit.register(give_back, lock, me, over, heart)
+    at_end.append(lambda: give_back(lock, me, over, heart))
+    atexit.register(at_end[-1])
 
 
 def is_mine(lock, me):

@@ -22,20 +22,27 @@ def belongs(name, patterns=PATTERNS):
 
 def snapshot_files(directory, patterns=PATTERNS):
     """The files of a directory that belong to a snapshot, or an adapter, sorted; of a snapshot's weights those that the
-    index names."""
-    named = indexed_files(directory) if patterns is PATTERNS else None
+    index names. Exits where that is none."""
+    try:
+        named = indexed_files(directory) if patterns is PATTERNS else None
+    except ValueError as error:
+        sys.exit(f"{error}.")
     files = sorted(file for file in directory.iterdir() if belongs(file.name, patterns))
     return [file for file in files if file.suffix != ".safetensors" or named is None or file.name in named]
 
 
 def indexed_files(directory):
-    """The names of the files with weights in model.safetensors.index.json; None where a snapshot has no such file."""
+    """The names of the files with weights in model.safetensors.index.json; None where a snapshot has no such file.
+    ValueError where it names none."""
     if not (directory / INDEX).exists():
         return None
     try:
-        return set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        named = set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        if not all(belongs(name) for name in named) or not named:
+            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        sys.exit(f"{directory / INDEX}: no index of weights. Fetch it again.")
+        raise ValueError(f"{directory / INDEX}: no index of weights. Fetch it again") from None
+    return named
 
 
 def problem_of_weights(file):
@@ -49,12 +56,18 @@ def problem_of_weights(file):
         return f"not a whole safetensors file ({error}). Fetch it again"
 
 
+def other_weights(names):
+    """What a model's files, by their names, hold instead of weights in safetensors; None where they hold such."""
+    if any(name.endswith(".safetensors") and belongs(name) for name in names):
+        return None
+    others = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors")))
+    found = f", only {', '.join(others[:3])}{', …' if others[3:] else ''}" if others else ""
+    return f"has no weights as model*.safetensors{found}. Take a repository or revision that has"
+
+
 def refuse_other_weights(source, names):
-    """Exits where a model's files, by their names, hold no weights in safetensors."""
-    if not any(name.endswith(".safetensors") and belongs(name) for name in names):
-        others = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors")))
-        found = f"only {', '.join(others[:3])}{', …' if others[3:] else ''}" if others else "none"
-        sys.exit(f"{source}: has no weights as model*.safetensors, {found}. Take a repository or revision that has.")
+    if problem := other_weights(names):
+        sys.exit(f"{source}: {problem}.")
 
 
 def refuse_other_adapters(source, names):

@@ -68,7 +68,8 @@ class PeftConfig:
             if not isinstance(found, dict):
                 return f"{pattern} is {found}, no object"
             for name, value in [(key, c[key]), *((f"{pattern}.{name}", value) for name, value in found.items())]:
-                if not isinstance(value, kinds) or (key == "r" and value < 1):
+                right = isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < math.inf
+                if not right or (key == "r" and value < 1):
                     return f"{name} is {value!r}, not a {'positive ' * (key == 'r')}number"
         targets, layers = c.get("target_modules"), c.get("layers_to_transform")
         if not isinstance(layers, int | list | None) or not isinstance(targets, str | list | None):
@@ -82,8 +83,8 @@ class PeftConfig:
                 re.compile(name)
             except re.error as error:
                 return f"{name} is no regular expression ({error})"
-        base, said = c.get("base_model_name_or_path"), str(c.get("revision"))
-        if revision and base and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
+        base, said = str(c.get("base_model_name_or_path")), str(c.get("revision"))
+        if revision and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
             if base != source:
                 hint = f"if the one is the other, write {source} into base_model_name_or_path"
                 return f"the adapter is one of {base}, the snapshot is {source}; {hint}"

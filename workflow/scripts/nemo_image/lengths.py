@@ -1,12 +1,20 @@
-"""Items that are longer than max_seq_length: shortened in the column that their data set names, or refused. NeMo would
+"""Items that are longer than may be: shortened in the column that their data set names, or refused. NeMo would
 cut off the prompt's end, which is the question."""
 
 import os
 import time
+from pathlib import Path
 
 from common.files import rows_of, write_jsonl
 from common.items import id_of
 from nemo_image.setup import exit_all
+from omegaconf import OmegaConf
+
+
+def room_of(settings):
+    """(how many tokens an item may have, the key that says so) of a step's settings and its base."""
+    positions = OmegaConf.load(Path(settings.base, "model_config.yaml")).max_position_embeddings
+    return min((settings.max_seq_length, "max_seq_length"), (positions, "max_position_embeddings of the base"))
 
 
 def shorten(row, longest, count):
@@ -26,12 +34,13 @@ def shorten(row, longest, count):
     return True
 
 
-def fit(prompts, file, max_seq_length, tokens_to_generate, shortened):
+def fit(prompts, file, room, tokens_to_generate, shortened):
     """(the JSON Lines to read in place of a file, it or `shortened`, written here; how many items are shortened there)
 
     NeMo counts the prompt, the answer or as many tokens as are to be generated, and an end. Exits where an item has
-    more and can't be shortened. prompts: as use_prompts returns it.
+    more and can't be shortened. prompts: as use_prompts returns it; room: as room_of.
     """
+    most, key = room
 
     def count(text):
         return len(prompts.prompt(text))
@@ -43,12 +52,13 @@ def fit(prompts, file, max_seq_length, tokens_to_generate, shortened):
                 prompt, answer = map(len, prompts.split(row["input"], row.get("output", "")))
             except ValueError as error:
                 exit_all(f"{file}: {id_of(row)}: {error}.")
-            longest = max_seq_length - max(answer, tokens_to_generate) - len(prompts.end)
+            longest = most - max(answer, tokens_to_generate) - len(prompts.end)
             too_long = prompt > longest
             if too_long and ("truncate" not in row or not shorten(row, longest, count)):
-                long = f"has {prompt} tokens; max_seq_length leaves {max(longest, 0)} for it"
+                long = f"has {prompt} tokens; {key} leaves {max(longest, 0)} for it"
+                other = "raise that" if key == "max_seq_length" else "take another base"
                 then = ", as shortening is not enough" if "truncate" in row else ", or name a column by truncate:"
-                exit_all(f"{file}: the prompt of {id_of(row)} {long}: raise that{then}.")
+                exit_all(f"{file}: the prompt of {id_of(row)} {long}: {other}{then}.")
             yield row, too_long
 
     if not (number := sum(is_short for _, is_short in fitting())):

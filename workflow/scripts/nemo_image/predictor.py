@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from common.progress import say
 from nemo_image.rows import PackedAttention, Row, pack
+from nemo_image.setup import exit_all
 
 ROW = 8192  # tokens of prompts that are read at once: enough to keep a GPU busy, few beside what the cache takes
 
@@ -126,10 +127,14 @@ class Predictor:
 
     @torch.no_grad()
     def predict(self, prompts):
-        """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability})."""
+        """prompts: lists of token ids. Returns for each (token ids of the greedy text, {label: log-probability}). Exits
+        where these are no numbers."""
         ends = torch.tensor(self.ends).cuda()
         self.lengths = torch.tensor([len(prompt) for prompt in prompts]).cuda()
         logprobs = self.read_prompts(prompts)
+        if not logprobs.isfinite().all():
+            why = "weights of the adapter or the base are no numbers, or precision: 16 overflows"
+            exit_all(f"The model's output is not finite: {why}. Try precision: bf16 or 32.")
         scores = logprobs[:, [ids[0] for ids in self.labels.values()]]
         for number, ids in enumerate(self.labels.values()):
             for place, (token, following) in enumerate(pairwise(ids)):

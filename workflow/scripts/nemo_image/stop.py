@@ -1,5 +1,7 @@
-"""A training stops after a step, with a checkpoint: in time before its limit, or as it is asked to."""
+"""A training stops after a step: with a checkpoint in time before its limit, or as it is asked to; without one where
+its loss is no number."""
 
+import math
 import os
 import time
 from pathlib import Path
@@ -9,8 +11,18 @@ from nemo_image.setup import exit_all
 REQUEST = os.environ.get("STOP_REQUEST")  # a file of tools/stop_after_step.py: not empty once a stop is asked for
 
 
+def refuse_divergence(trainer, kind, loss):
+    """Exits where a loss is no number: no later step mends such weights, and no validation can choose among them."""
+    if not math.isfinite(loss):
+        steps = f"{trainer.global_step} of {trainer.max_steps} steps"
+        exit_all(
+            f"The {kind} loss is {loss:g} after {steps}: the training has diverged. Lower lr, or raise warmup_steps."
+        )
+
+
 def stop_after_step(trainer, end, val_check_interval):
-    """Adds a callback that writes a checkpoint and exits before `end`, in seconds of time.time(), or when asked.
+    """Adds a callback that writes a checkpoint and exits before `end`, in seconds of time.time(), or when asked. It
+    exits without one where the training has diverged.
 
     The signal of SLURM's time limit does not reach a program in a container. Not NeMo's exp_manager.max_time_per_run:
     it counts from the first step and would leave out the validation of the step at which it stops.
@@ -31,6 +43,9 @@ def stop_after_step(trainer, end, val_check_interval):
             self.last, self.longest = time.time(), 0.0
 
         def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+            # With fp16, a batch that overflows leaves the weights as they were. Rank 0 alone knows the mean of all.
+            if trainer.is_global_zero and not str(trainer.precision).startswith("16"):
+                refuse_divergence(trainer, "training", float(trainer.callback_metrics["reduced_train_loss"]))
             self.longest, self.last = max(self.longest, time.time() - self.last), time.time()
             self.unvalidated = trainer.global_step % val_check_interval == 0 or trainer.global_step >= trainer.max_steps
             # a step as long as the longest so far, a validation among them, and the checkpoint must still fit
@@ -41,7 +56,11 @@ def stop_after_step(trainer, end, val_check_interval):
                 self.stop_if(near=False)
 
         def on_validation_end(self, trainer, model):  # before the checkpoint's callback, which is the last
+            refuse_divergence(trainer, "validation", float(trainer.callback_metrics["validation_loss"]))
             self.unvalidated = False
+
+        def on_exception(self, trainer, model, error):
+            trainer._teardown = lambda: None  # waits for the GPU: see common.ending.leave
 
         def stop_if(self, near):
             asked = bool(REQUEST) and trainer.is_global_zero and Path(REQUEST).stat().st_size > 0
