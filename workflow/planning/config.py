@@ -1,6 +1,5 @@
 """Checks the configuration before anything runs: by the schema, then what no schema can say."""
 
-import json
 import os
 import re
 from contextlib import suppress
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import yaml
 
-from ..scripts.model_formats import config_json
 from . import Problem, adapters, datasets, models, nodes, places, prompts, questions, warm_start
 from .defaults import share, without_nulls
 from .machine import shapes
@@ -21,15 +19,6 @@ from .sweeps import unfold, unknown
 from .table import ADAPTED, needed
 
 DEMO = Path(__file__).parents[2].joinpath("config/demo.yaml")
-
-
-def source_of(manifest):
-    """The repository of what download_model brought. Problem where its file is damaged."""
-    try:
-        return json.loads(manifest.read_text(encoding="utf-8"))["source"]
-    except (ValueError, TypeError, KeyError):
-        again = "Remove it and run Snakemake again, which makes it anew"
-        raise Problem(f"{manifest}: is damaged. {again}") from None
 
 
 class Checks:
@@ -102,7 +91,7 @@ class Checks:
         for name, run in self.config["runs"].items():
             self.check_run(name, run, nemo_keys)
         for name, run in self.config["runs"].items():
-            self.check_heads(name, run, fetched)
+            models.check_heads(self, name, run, fetched)
             prompts.check(self, name, run)
             if "adapter" in run:
                 adapters.check(self, name)
@@ -170,22 +159,6 @@ class Checks:
             if train[key] > train["max_steps"]:
                 problem = f"{train[key]} steps, but training ends after max_steps {train['max_steps']}"
                 self.refuse([*path, "train", key], problem)
-
-    def check_heads(self, name, run, fetched):
-        """The model's heads can be shared out; a model that is not there yet is checked by the job itself."""
-        model, manifest = self.config["models"][run["model"]], Path(fetched, run["model"], "manifest.json")
-        if "repo" in model and (not manifest.exists() or source_of(manifest) != model["repo"]):
-            return
-        file = Path(model.get("snapshot", manifest.parent), "config.json")
-        try:
-            heads = config_json.read(file) if file.is_file() else {}
-        except ValueError as error:
-            self.refuse(["models", run["model"]], f"{file}: {error}")
-        counts = {key: heads.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
-        for path, tp, *_ in shapes(name, run):
-            for key, count in counts.items():
-                if isinstance(count, int) and count % tp:
-                    self.refuse(path, f"{tp} does not divide the {count} {key} of {run['model']} ({file})")
 
     def check_choice(self, name, run):
         """Validation losses compare only where model, items and answers are the same."""
