@@ -6,7 +6,7 @@ import yaml
 from snakemake.utils import validate
 
 Problem = of_clone("planning").Problem
-slurm = of_clone("planning.slurm")
+slurm, yaml_files = of_clone("planning.slurm"), of_clone("planning.yaml_files")
 SCHEMA = yaml.safe_load((WORKFLOW / "schemas/config.schema.yaml").read_text())
 PATHVARS, MODIFIER = workflow.pathvars, workflow.modifier  # this module's: later, they would be the caller's
 FILES = [] if IS_MODULE else [CONFIGFILE]  # that the configuration is from, later ones over earlier ones
@@ -23,14 +23,22 @@ def place(pattern):
 
 
 try:
+    if workflow.is_main_process and not IS_MODULE:
+        of_clone("planning.targets").check_options(sys.argv)
+        for file in yaml_files.profiles(sys.argv, os.environ):
+            yaml_files.check(file)
     for file in FILES:
         if file != CONFIGFILE:  # that was checked before it was read
-            of_clone("planning.yaml_files").check(file)
+            yaml_files.check(file)
     given = {} if IS_MODULE else workflow.config_settings.config
     checks = of_clone("planning.config").Checks(config, FILES, __name__ if IS_MODULE else None, given)
     checks.check_schema(SCHEMA)
+    of_clone("planning.places").tidy_up(PATHVARS)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
-    checks.check_runs(yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text()), place("<resources>/hf"))
+    asked = [] if IS_MODULE else sys.argv[1:]
+    asked = [of_clone("planning.targets").of_what(one, place("<results>"), place("<resources>")) for one in asked]
+    nemo_keys = yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text())
+    checks.check_runs(nemo_keys, place("<resources>/hf"), filter(None, asked))
     if not IS_MODULE:
         for before, argument in pairwise(sys.argv):  # Snakemake knows its targets only later
             of_clone("planning.targets").check(

@@ -19,8 +19,8 @@ if config["image"]:
 if workflow.is_main_process:
     for line in parameters.edited_code(place):
         print(line, file=sys.stderr)
-    if config["image"]:
-        atexit.register(start.warn_of_image, workflow, checks, GPU_RULES)
+    if config["image"] or not IS_MODULE:
+        atexit.register(start.warn_at_end, workflow, checks, GPU_RULES)
 else:
     stop.pass_sigterm_on()
 if not IS_MODULE:

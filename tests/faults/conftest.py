@@ -15,6 +15,7 @@ from workflow.planning import Problem
 from workflow.planning.config import Checks
 from workflow.planning.own_files import check_rows
 from workflow.planning.targets import check as check_target
+from workflow.planning.targets import of_what
 from workflow.planning.yaml_files import check as check_yaml
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
@@ -52,7 +53,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def plan(*files):
+def plan(*files, targets=("all", "results/accuracy.tsv")):
     """What is said of a configuration, chain.yaml with these files over it, or None where it is planned: what where.smk
     and checks.smk do, in this process. Anything else than a sentence is an error."""
     try:
@@ -63,9 +64,10 @@ def plan(*files):
         checks = Checks(config, [ROOT / "config/config.yaml", Path("chain.yaml"), *map(Path, files)])
         checks.check_schema(FORM)
         validate(config, str(SCHEMA))  # with the defaults
-        for target in ("all", "results/accuracy.tsv"):
+        asked = filter(None, (of_what(target, "results", "resources") for target in targets))
+        checks.check_runs(TRAIN, "resources/hf", asked)
+        for target in targets:
             check_target(target, config["runs"], config["datasets"], "results/runs", "")
-        checks.check_runs(TRAIN, "resources/hf")
         check_rows(checks)
     except Problem as problem:
         return str(problem)

@@ -28,6 +28,13 @@ PATHVARS = {
     'pathvars: {results: "a\\nb"}': "pathvars.results: 'a\\nb' holds '\\n'",
     'pathvars: {results: "a\\0b"}': "pathvars.results: 'a\\x00b' holds '\\x00'",
     "pathvars: {results: 'a<b>c'}": "pathvars.results: a<b>c: there is no path variable b",
+    "pathvars: {results: ~/x}": "pathvars.results: `~` stays as it is in a path: write /",
+    "pathvars: {results: ~nobody-here/x}": "pathvars.results: `~nobody-here` stays as it is in a path: write the whole",
+    "pathvars: {logs: $HOME/x}": "pathvars.logs: `$HOME` stays as it is in a path: write /",
+    "pathvars: {logs: '${HOME}'}": "pathvars.logs: `${HOME}` stays as it is in a path: write /",
+    "pathvars: {results: .}": "pathvars.results: .: is this directory itself: name one in it",
+    "pathvars: {results: x/..}": "pathvars.results: x/..: is this directory itself: name one in it",
+    "pathvars: {results: .snakemake/x}": "pathvars.results: .snakemake/x: .snakemake is Snakemake's own",
     f"pathvars: {{benchmarks: {LONG}}}": "pathvars.benchmarks: xxxx",
 }
 NAMES = {
@@ -174,7 +181,46 @@ def test_mistake(here, content, words):
     assert not (here / "injected").exists()
 
 
+ELSEWHERE = """
+targets: [base]
+models: {gone: {snapshot: nowhere}, none: {gguf: nowhere.gguf}}
+datasets: {own: {train: no.csv, val: no.csv, test: no.csv}, dir: {directory: nowhere}, asked: {test: no.csv}}
+runs:
+  defaults: {model: tiny, dataset: trials, devices: 1, tensor_model_parallel_size: 1}
+  other: {model: gone}
+  own: {dataset: own}
+  theirs: {precision: 32, megatron_amp_O2: false, adapter: {directory: nowhere}}
+  lora: {train: {start_from: theirs}}
+  second: {precision: 32, megatron_amp_O2: false, train: {max_steps: 4, val_check_interval: 2, lr: 1, warmup_steps: 1}}
+  chosen: {precision: 32, megatron_amp_O2: false, choose: [lora, second]}
+"""
+ASKED = {
+    "results/runs/other/fold0/seed0/metrics.json": "models.gone.snapshot: nowhere: no Hugging Face snapshot is there",
+    "results/answers/other/asked.tsv": "models.gone.snapshot: nowhere: no Hugging Face snapshot is there",
+    "results/base/gone/model_config.yaml": "models.gone.snapshot: nowhere: no Hugging Face snapshot is there",
+    "results/base/none.nemo": "models.none.gguf: nowhere.gguf: no such file",
+    "results/base/none.verification.tsv": "models.none.gguf: nowhere.gguf: no such file",
+    "resources/hf/gone/manifest.json": "models.gone.snapshot: nowhere: no Hugging Face snapshot is there",
+    "results/runs/own/fold0/seed0/metrics.json": "datasets.own.train: there is no file no.csv",
+    "results/data/own/items/test.json": "datasets.own.train: there is no file no.csv",
+    "resources/data/dir/ori_pqal.json": "datasets.dir.directory: nowhere: holds neither",
+    "results/runs/theirs/fold0/seed0/metrics.json": "runs.theirs.adapter: there is no nowhere/adapter_config.json",
+    "results/runs/lora/fold0/seed0/peft/README.md": "runs.theirs.adapter: there is no nowhere/adapter_config.json",
+    "results/runs/chosen/fold0/seed0/metrics.json": "runs.theirs.adapter: there is no nowhere/adapter_config.json",
+    "results/runs/base/fold0/seed0/metrics.json": None,
+}
+
+
+@pytest.mark.kind("files of models and data that a target needs, and `targets:` does not")
+@pytest.mark.parametrize(("target", "words"), ASKED.items())
+def test_what_a_target_needs_is_there(here, target, words):
+    (here / "mine.yaml").write_text(ELSEWHERE)
+    said = plan("mine.yaml", targets=[target])
+    assert said is None if words is None else is_sentence(said) and said.startswith(f"mine.yaml: {words}"), said
+
+
 def test_what_is_right_is_planned(here):
     (here / "real").mkdir()
     check("pathvars: {results: <root>/results, root: real, logs: real}", None)
+    check("pathvars: {results: real/, resources: ./real//, benchmarks: ../there, logs: x~/$/a}", None)
     check(f"runs: {{-x.Y_1: {RUN}}}, {19 * 'x'}: {RUN}}}, {20 * 'xyz'}a: {RUN}}}}}", None)

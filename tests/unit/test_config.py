@@ -2,6 +2,8 @@
 key, value and remedy."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from snakemake.utils import update_config, validate
 
 from workflow.planning import Problem
 from workflow.planning.config import Checks
+from workflow.planning.parameters import Parameters
 from workflow.planning.questions import check_target as check_answers
+from workflow.planning.targets import LARGEST_SEED, check_options
 from workflow.planning.targets import check as check_target
 from workflow.planning.yaml_files import check as check_yaml
 
@@ -606,35 +610,46 @@ def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
             assert said(checked, config, fetched=fetched) == f"{snapshot}/manifest.json: {again}"
 
 
+CHOOSES = "chosen chooses for its"
 CANDIDATE = "other is a candidate of chosen: only what is chosen gets answers to the test items"
 
 
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora, best, other, chosen"),
+        ("lra/fold0/seed0/metrics.json", "lra is not among runs: base, tutorial, lora, best, other, warm, chosen"),
         ("lora/fold12/seed0/metrics.json", "fold12/seed0 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         ("lora/fold0/metrics.json", "fold0/metrics.json is none of fold0/seed0, fold0/seed1, …, fold9/…"),
         ("lora/fold0/seed00/metrics.json", "fold0/seed00 is none of fold0/seed0, fold0/seed1, …, fold9/…"),
+        ("lora/fold0/seed4294966062/metrics.json", "seeds are at most 4294966061"),
+        (f"lora/fold0/seed{5000 * '9'}/metrics.json", "seeds are at most 4294966061"),  # too long for int()
+        ("../answers/lora/fold0/seed4294966062/x.tsv", "seeds are at most 4294966061"),
+        ("chosen/fold1/seed0/metrics.json", f"{CHOOSES} folds [0] and seeds [0] alone: add what you need to them"),
+        ("chosen/fold0/seed1/peft/README.md", f"{CHOOSES} folds [0] and seeds [0] alone: add what you need to them"),
+        ("../answers/warm/fold0/seed1/x.tsv", f"{CHOOSES} folds [0] and seeds [0] alone: add what you need to them"),
         ("other/fold0/seed0/metrics.json", CANDIDATE),
         ("other/fold0/seed0/peft/../metrics.json", CANDIDATE),
     ],
 )
 def test_target_that_there_cannot_be(checked, target, words):
     run = "model: mistral-7b, dataset: pubmedqa, label: reasoning_required_pred"
-    other = f"other: {{{run}, train: {{max_steps: 5, val_check_interval: 5, lr: 0.1}}}}"
-    runs, directory = (
-        checked(f"{{targets: [base], runs: {{{other}, chosen: {{{run}, choose: [tutorial, other]}}}}}}").config["runs"],
-        "results/runs",
-    )
+    train, directory = "max_steps: 5, val_check_interval: 5, lr: 0.1", "results/runs"
+    others = f"other: {{{run}, train: {{{train}}}}}, warm: {{{run}, train: {{{train}, start_from: chosen}}}}"
+    runs = f"{{{others}, chosen: {{{run}, choose: [tutorial, other]}}}}"
+    runs = checked(f"{{targets: [base], runs: {runs}}}").config["runs"]
     assert said(check_target, f"{directory}/{target}", runs, {}, directory) == f"{directory}/{target}: {words}"
     for right in (
         *("other/fold3/seed7/adapter.nemo", "chosen/fold0/seed0/metrics.json", "lora/fold0/seed12/metrics.json"),
         *("other/fold0/seed0/peft/README.md", "other/fold0/seed0/merged/config.json"),
+        f"lora/fold0/seed{LARGEST_SEED}/metrics.json",
         "other/fold0/seed0/merged.verification.tsv",  # of validation items
     ):
         check_target(f"{directory}/{right}", runs, {}, directory)
     check_target("results/accuracy.tsv", runs, {}, directory)
+    check_target("", runs, {}, directory, "--apptainer-args")
+    for before in "all", "--forcerun":
+        assert said(check_target, "", runs, {}, directory, before).startswith("'' on the command line is no target")
+    assert load_configfile(SCHEMA)["$defs"]["run"]["properties"]["seeds"]["items"]["maximum"] == LARGEST_SEED
 
 
 QUESTIONS = """
@@ -716,6 +731,14 @@ def test_the_command_line_has_the_last_word(checked):
     assert said(checks.refuse, ["targets"], "so") == "--config: targets: so"
 
 
+def test_numbers_in_braces_after_config():
+    """`--config 'runs={lora: {seeds: [1]}}'`: Snakemake reads it so that all values are text."""
+    checks = Checks({}, [], given={"runs": {"lora": {"seeds": ["1"]}}})
+    words = "--config: runs.lora.seeds: '1' is text to YAML; within braces --config has nothing but text: write it to a"
+    refused = said(checks.refuse, ["runs", "lora", "seeds"], "'1' is text to YAML; write a plain number")
+    assert refused == f"{words} file for --configfile"
+
+
 @pytest.mark.parametrize(
     "content", ["{", "null", "[]", json.dumps(MODEL | {"num_attention_heads": "many"}), "\ufeff{}"]
 )
@@ -759,6 +782,26 @@ def test_file_that_is_read_otherwise_than_it_was_meant(tmp_path, monkeypatch, co
     assert said(check_yaml, "mine.yaml") == f"mine.yaml{words}"
 
 
+def test_file_that_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").mkdir()
+    assert said(check_yaml, "mine.yaml") == "mine.yaml: can't be read: Is a directory"
+    os.mkfifo("pipe")  # as of --configfile <(…), which Snakemake has read to its end before
+    assert said(check_yaml, "pipe") == "pipe: is a pipe, which can be read only once. Save it as a file"
+
+
+def test_option_that_stands_twice():
+    """Of these Snakemake takes the last alone."""
+    check_options(
+        ["snakemake", "all", "-n", "--configfile", "a.yaml", "b.yaml", "-C", "targets=[base]", "--set-threads"]
+    )
+    for words in (
+        *("--configfile a.yaml --configfile b.yaml", "--configfile=a.yaml --configfiles b.yaml"),
+        *("-C a=1 --config b=2", "-R predict --forcerun=evaluate", "--set-resources a:b=1 --set-resources c:d=2"),
+    ):
+        assert "stands twice, and only the last would count" in said(check_options, ["snakemake", *words.split()])
+
+
 def test_file_that_says_what_it_means(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("\ufeffa: &a {b: [1, 2]}\nc: {<<: *a, d: [*a, *a]}\n'1': é\n", encoding="utf-8")
@@ -785,3 +828,44 @@ def test_sweep(checked):
     twice = f"{{targets: [swept], runs: {{{swept}, {names[0]}: {{{run}}}}}}}"
     words = f"mine.yaml: runs.{names[0]}: is also the name of a run of the sweep swept: name it otherwise"
     assert said(checked, twice) == words
+
+
+def test_sweep_is_no_run(checked):
+    """Its runs have names of their own."""
+    run = "model: mistral-7b, dataset: pubmedqa, tensor_model_parallel_size: 1"
+    swept = f"swept: {{{run}, train: {{max_steps: 60, val_check_interval: 15, lr: {{sweep: [0.1, 0.2]}}}}}}"
+    checks = checked(f"{{targets: [base], runs: {{{swept}}}}}")
+    runs, directory = checks.config["runs"], "results/runs"
+    one = "is a sweep: name one of its runs, as swept-lr-0.1"
+    file = "results/runs/swept/fold0/seed0/metrics.json"
+    assert said(check_target, file, runs, {}, directory) == f"{file}: swept {one}"
+    assert said(check_answers, "results/answers/swept/own.tsv", checks, "results/answers").endswith(f": swept {one}")
+    words = "swept: is a sweep and no target. Put it under targets:, or ask for a file of it: "
+    assert (
+        said(check_target, "swept", runs, {}, directory) == f"{words}{directory}/swept-lr-0.1/fold0/seed0/metrics.json"
+    )
+    warm = f"{{targets: [base], runs: {{{swept}, lora: {{train: {{start_from: swept}}}}}}}}"
+    assert said(checked, warm) == f"mine.yaml: runs.lora.train.start_from: swept {one}"
+
+
+def test_sweep_of_too_many_runs(checked):
+    """Ten keys of ten values each would be made for ever."""
+    keys = ("lr", "adapter_dropout", "adapter_dim", "max_steps", "warmup_steps", "global_batch_size", "nemo")
+    values = ", ".join(f"{key}: {{sweep: [{', '.join(map(str, range(1, 20)))}]}}" for key in keys)
+    swept = f"swept: {{model: mistral-7b, dataset: pubmedqa, train: {{val_check_interval: 1, {values}}}}}"
+    words = "mine.yaml: runs.swept.train: its sweeps make 893,871,739 runs; 5,000 at most: name fewer values"
+    assert said(checked, f"{{targets: [swept], runs: {{{swept}}}}}") == words
+
+
+def test_many_runs_are_told_by_the_few_others(checked):
+    """Snakemake goes through the expression once for each job."""
+    train = f"lr: 0.1, max_steps: 200, val_check_interval: 15, warmup_steps: {{sweep: {[*range(1, 200)]}}}"
+    swept = f"{{model: mistral-7b, dataset: pubmedqa, train: {{{train}}}}}"
+    config = checked(f"{{targets: [base], runs: {{swept: {swept}}}}}").config
+    parameters = Parameters.__new__(Parameters)
+    parameters.config = config
+    expression = parameters.having("runs", "train")
+    assert len(expression) < 100
+    for name, run in config["runs"].items():
+        assert bool(re.fullmatch(f"results/runs/(?P<run>{expression})/x", f"results/runs/{name}/x")) == ("train" in run)
+    assert parameters.having("runs", "choose") == "(?!)" and parameters.having("datasets", "revision") == "pubmedqa"

@@ -1,11 +1,14 @@
 """One training at a time in a directory."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from common.lock import gone
 from helpers import environment
 
 HOLDER = """
@@ -61,6 +64,19 @@ def test_killed_ones_lock_is_taken_over_at_once(path):
     first.wait()
     second = holder(path, seconds=0)
     assert second.communicate()[0] == "takes over from a process of SLURM job 4711 that is gone\nheld\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_zombie_is_gone(path):
+    """Killed, and not waited for: its number is still there."""
+    first = holder(path)
+    first.stdout.readline()
+    content = json.loads(path.read_text())
+    assert not gone(content)
+    first.kill()
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
+    assert gone(content)
+    first.wait()
 
 
 def foreign(path, beat=0):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import ROOT
 from snakemake.iocontainers import Wildcards
+from snakemake.pathvars import Pathvars
 from snakemake.settings.types import DeploymentMethod
 
 from workflow.planning import Problem, container, machine, places, speed, start
@@ -100,15 +101,27 @@ def test_gpus_of_predictions_are_their_own(checks, torch):
     def check(rule):
         files = {"output": [], "log": [], "benchmark": None}
         job = SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards=Wildcards(fromdict={"run": "four"}), **files)
-        job.params = SimpleNamespace(nodes=1)
-        dag = SimpleNamespace(needrun_jobs=lambda: [job])
-        workflow = SimpleNamespace(dag=dag, local_exec=True, executor_settings=None)
+        job.params, job.resources = SimpleNamespace(nodes=1), {}
+        dag = SimpleNamespace(needrun_jobs=lambda: [job], jobs=[])
+        settings = SimpleNamespace(cores=1, nodes=None, overwrite_resources={}, overwrite_threads={})
+        workflow = SimpleNamespace(dag=dag, local_exec=True, executor_settings=None, resource_settings=settings)
+        workflow.rules, workflow.dag_settings = [], SimpleNamespace(omit_from=(), batch=None)
         start.check_jobs(workflow, checks, rules, None, 1)
 
     for rule in ("predict", "predict_for_export"):
         check(rule)
     with pytest.raises(Problem, match="this machine has 1 GPU;"):
         check("train_lora")
+
+
+def test_path_variables_are_tidied_up():
+    """x/ is x; what a reference stands for is put in first."""
+    pathvars = Pathvars.with_defaults()
+    given = {"results": "x/", "logs": "<root>/../logs", "root": ".//real/", "resources": "//tmp//./r"}
+    pathvars.update(Pathvars.from_config({"pathvars": given}))
+    places.tidy_up(pathvars)
+    tidied = {name: pathvars.apply(f"<{name}>") for name in places.USED}
+    assert tidied == {"results": "x", "logs": "logs", "resources": "/tmp/r", "benchmarks": "benchmarks"}
 
 
 def test_room_for_models(tmp_path, monkeypatch):

@@ -5,8 +5,11 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 from helpers import ROOT, snakemake
+
+from workflow.planning import Problem, yaml_files
 
 PROFILES = ROOT / "profiles"
 
@@ -53,3 +56,23 @@ def test_workstation_without_image_needs_no_apptainer(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(json.dumps(config | {"image": "nemo_25.02.sif"}))
     done = snakemake(tmp_path, *call, cores=None)  # so it is not there indeed
     assert done.returncode == 1 and "apptainer" in done.stdout.splitlines()[-1], done.stdout
+
+
+def test_key_that_stands_twice(tmp_path, monkeypatch):
+    """Of which Snakemake would take the last; in each way of naming a profile."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.yaml").write_text("set-resources:\n  predict: {gres: 'gpu:1'}\n  predict: {runtime: 5}\n")
+    monkeypatch.chdir(tmp_path)
+    for arguments, named in (["--profile", "mine"], ""), (["-n", "--profile=mine/config.yaml"], ""), (["-n"], "mine"):
+        (file,) = yaml_files.profiles(["snakemake", *arguments], {"SNAKEMAKE_PROFILE": named})
+        with pytest.raises(
+            Problem, match=r"^mine/config.yaml, line 3: predict stands here and in line 2; only one would"
+        ):
+            yaml_files.check(file)
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", "mine")
+    done = snakemake(tmp_path, "--snakefile", ROOT / "Snakefile", "--dry-run")
+    assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith(
+        "mine/config.yaml, line 3: predict stands here"
+    )
+    for name in "nig-slurm", "slurm-generic", "workstation", "default":
+        yaml_files.check(PROFILES / name / "config.yaml")

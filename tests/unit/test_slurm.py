@@ -133,8 +133,9 @@ def test_profile_that_asks_for_no_gpu_where_none_is_needed(here):
     assert done.returncode == 0, done.stdout
 
 
-def settings(default=None, **rules):
-    return SimpleNamespace(default_resources=default, overwrite_resources=rules)
+def settings(default=None, cores=None, nodes=None, threads=(), **rules):
+    given = {"default_resources": default, "overwrite_resources": rules, "overwrite_threads": dict(threads)}
+    return SimpleNamespace(cores=cores, nodes=nodes, **given)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,44 @@ def settings(default=None, **rules):
 def test_ways_to_ask_for_gpus(asked):
     slurm.check_profile(settings({"slurm_account": "x"}, train_lora=asked), ["train_lora"])
     slurm.check_profile(settings({"slurm_account": "x"} | asked), ["train_lora"])
+
+
+def test_settings_with_which_nothing_runs_as_meant(capsys):
+    there = ["train_lora", "predict", "peft_predict"]
+    slurm.check_settings(settings(cores=1, nodes=30, threads={"predict": 1}, train_lora={"gpu": 4}), there)
+    assert not capsys.readouterr().err
+    for numbers in {"cores": 0}, {"cores": 2, "nodes": 0}, {"nodes": 0}:
+        with pytest.raises(Problem, match=r"^--cores or --jobs 0: no job could start"):
+            slurm.check_settings(settings(**numbers), there)
+    for key, given in ("set-resources", {"train_loara": {"gpu": 4}}), ("set-threads", {"threads": {"train_loara": 1}}):
+        with pytest.raises(Problem, match=f"^{key}, of .*: there is no rule train_loara; is it train_lora.$"):
+            slurm.check_settings(settings(**given), there)
+    slurm.check_settings(settings(bwa_mem={"runtime": 5}, star={"runtime": 5}), there)  # of other workflows
+    assert capsys.readouterr().err == "set-resources: there is no rule bwa_mem, star in this workflow.\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("--set-resources split_folds:runtime=xyz", "Resource 'runtime' with value 'xyz' could not be parsed as min"),
+        ("--set-resources split_folds:mem_mb=many", "Resource 'mem_mb' assigned callable that returned 'many'"),
+        ("--default-resources runtime=xyz", "Resource 'runtime' with value 'xyz' could not be parsed as minutes"),
+        ("--set-threads split_folds=x", "Resource(threads, \"x\") of type 'str' was constrained by mismatched type"),
+        ("--set-resources splt_folds:mem_mb=5", "there is no rule splt_folds; is it split_folds?"),
+        ("--cores 0", "no job could start: let it be at least 1"),
+        ("--omit-from predct", "--omit-from predct: there is no such step; is it predict?"),
+        ("--batch compare_run=1/2", "--batch compare_run: there is no such step; is it compare_runs?"),
+    ],
+)
+def test_values_that_cannot_be_worked_out(here, asked, words):
+    """Before the first job: it would run, and the job be told of hours later, when it is its turn."""
+    (here / "trials.yaml").write_text("{image: null, accelerator: cpu, datasets: {trials: {simulate: 0}}}")
+    call = ("--snakefile", ROOT / "Snakefile", "results/data/trials/items/test.json", "--cores", 1, *asked.split())
+    done = snakemake(here, *call, "--configfile", "trials.yaml", cores=None)
+    assert words in last_line(done) and not (here / "resources").exists()
+    if "no " in words:
+        done = snakemake(here, *call, "-n", "--configfile", "trials.yaml", cores=None)
+        assert done.stdout.splitlines()[-1].startswith("Without -n this call would stop: ") and words in done.stdout
 
 
 def as_module(directory, use):

@@ -37,7 +37,6 @@ RERUNS = {
     "planning/nodes.py": NOTHING,
     "planning/own_files.py": NOTHING,
     "planning/parameters.py": NOTHING,
-    "planning/paths.py": NOTHING,
     "planning/prompts.py": NOTHING,
     "planning/questions.py": NOTHING,
     "planning/places.py": NOTHING,

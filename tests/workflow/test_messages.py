@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from helpers import copy_workflow, snakemake
+from helpers import copy_workflow, snakemake, write_snapshot
 
 MISTAKES = {  # of each kind one: tests/unit/test_config.py has them all
     "target: [lora]": "mine.yaml: target: no such key; is it targets?",
@@ -89,12 +89,24 @@ def test_what_snakemake_would_stumble_over(workflow, tmp_path):
 
 def test_failed_job(workflow):
     """Its last lines are one sentence that names it and its log."""
-    (workflow / "mine.yaml").write_text("models: {x: {snapshot: nowhere}}")
+    (workflow / "mine.yaml").write_text("models: {x: {snapshot: resources/hf/x}}")
+    (workflow / "resources/hf").mkdir(parents=True)
+    write_snapshot(workflow / "resources/hf/x")
     done = snakemake(workflow, "resources/hf/x/manifest.json", "--configfile", "mine.yaml")
     assert "download_model (model=x): failed. See logs/download_model/x.log." in done.stdout.splitlines()
-    assert "nowhere holds no config.json: `snapshot:` of the model must be" in done.stdout and done.returncode == 1
+    assert "resources/hf/x is where the workflow keeps its own files" in done.stdout and done.returncode == 1
     job = "--target-jobs", "download_model:model=x", "--mode", "remote", "--nolock", "--configfile", "mine.yaml"
     assert "failed. See" not in snakemake(workflow, *job).stdout  # on a cluster this is a job's log
+
+
+def test_lost_records_are_told_of_before_the_jobs(workflow, tmp_path):
+    copy, made = shutil.copytree(workflow, tmp_path / "copy", symlinks=True), "results/data/trials/items/test.json"
+    (copy / "mine.yaml").write_text("{image: null, accelerator: cpu, datasets: {trials: {simulate: 0}}}")
+    snakemake(copy, made, "--configfile", "mine.yaml")
+    next((copy / ".snakemake/metadata").iterdir()).unlink()  # of one file
+    done = snakemake(copy, made, "results/data/trials/final_decision/test.jsonl", "--configfile", "mine.yaml")
+    assert done.stdout.index(".snakemake has no records of how 1 of the") < done.stdout.index("write_jsonl (dataset=tr")
+    assert done.returncode == 0 and done.stdout.count("has no records") == 1
 
 
 def test_image_that_is_not_used(workflow):

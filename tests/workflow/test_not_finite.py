@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from helpers import SCRIPTS, environment
+from helpers import ROOT, SCRIPTS, environment
 from nemo_image.stop import refuse_divergence
 
 SETTINGS = {"devices": 1, "tensor_model_parallel_size": 1, "precision": 32, "megatron_amp_O2": False}
@@ -20,25 +20,27 @@ TRAIN |= {"warmup_steps": 0, "target_modules": ["attention_qkv"], "adapter_dim":
 
 
 def call(inputs, script, settings, *arguments, ranks=1):
-    command = ["torchrun", "--standalone", "--nproc-per-node", ranks, SCRIPTS / script, "--accelerator", "cpu"]
+    command = ["torchrun", "--standalone", "--nproc-per-node", ranks, script, "--accelerator", "cpu"]
     command += ["--base", inputs / "base", "--settings", json.dumps(settings | {"devices": ranks}), *arguments]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment())
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, env=environment())
 
 
 def train(inputs, name, **options):
     files = "--train", inputs / "train.jsonl", "--val", inputs / "val.jsonl", "--seed", 0, "--time-limit", 60
     output = "--work-dir", inputs / f"work-{name}", "--output", inputs / f"{name}.nemo"
-    return call(inputs, "train_lora.py", TRAIN | {"lr": 1e30}, *files, *output, **options)
+    script = ROOT / "tests/waits_at_its_end.py"
+    return call(inputs, script, TRAIN | {"lr": 1e30}, *files, *output, **options)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_training_that_diverges(inputs, ranks):
-    """It ends before the validation, which would make a checkpoint of it."""
+    """It ends before the validation, which would make a checkpoint of it, and at once: no rank waits for another."""
     done = train(inputs, "diverged", ranks=ranks)
     words = "of 8 steps: the training has diverged. Lower lr, or raise warmup_steps."
     assert done.returncode != 0 and done.stderr.count(words) == 1, done.stderr
     assert "The training loss is nan after 2 of" in done.stderr and "after 4 steps" not in done.stdout
-    assert not list(inputs.glob("diverged.*")) and not list(inputs.glob("work-diverged/*/checkpoints/*"))
+    assert not list(inputs.glob("*diverged*.lock")) and not list(inputs.glob("diverged.*"))
+    assert not list(inputs.glob("work-diverged/*/checkpoints/*"))
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
@@ -93,6 +95,6 @@ def test_answers_that_are_none(inputs, value, words):
     write_adapter(inputs / "adapter.nemo", inputs / "base", value)
     files = "--adapter", inputs / "adapter.nemo", "--test", inputs / "val.jsonl", "--labels", "yes", "no", "maybe"
     output = "--work-dir", inputs / "predicting", "--output", inputs / "predictions.jsonl"
-    done = call(inputs, "predict.py", SETTINGS | {"batch_size": 8, "tokens_to_generate": 3}, *files, *output)
+    done = call(inputs, SCRIPTS / "predict.py", SETTINGS | {"batch_size": 8, "tokens_to_generate": 3}, *files, *output)
     assert done.returncode != 0 and done.stderr.count(words) == 1, done.stderr
     assert not list(inputs.glob("predictions*"))

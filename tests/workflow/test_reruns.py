@@ -54,6 +54,25 @@ def test_nothing_changed(chain):
     assert planned(chain) == set()
 
 
+def test_lost_records_are_told_of(copy):
+    """Without .snakemake, Snakemake takes whatever is there for up to date. In a normal project nothing is told."""
+    call = ("--configfile", "chain.yaml")
+    assert ".snakemake has no records" not in snakemake(copy, *call).stdout
+    shutil.rmtree(copy / ".snakemake")
+    told = (
+        ".snakemake has no records of how 24 of the existing results (resources/data/trials/ori_pqal.json, …) were made"
+    )
+    again = "to make them again, --forcerun download_model simulate_trials"
+    for arguments in (), ("--dry-run",), ("--rerun-triggers", "mtime"):
+        done = snakemake(copy, *arguments, *call)
+        assert "Nothing to be done" in done.stdout and (told in done.stdout) == ("mtime" not in arguments), done.stdout
+        assert (again in done.stdout) == (told in done.stdout)
+    snakemake(copy, "--touch", "--forceall", *call)
+    assert ".snakemake has no records" not in snakemake(copy, *call).stdout
+    edit(copy / "chain.yaml", "lr: 1.0e-4", "lr: 2.0e-4")
+    assert planned(copy) == LORA | TABLE
+
+
 def test_deleted_provenance_is_made_again(copy):
     (copy / "results/runs/lora/fold0/seed0/provenance.json").unlink()
     assert planned(copy) == {"evaluate/lora"} | TABLE

@@ -71,7 +71,7 @@ def check(checks, name):
     for key in ("folds", "seeds"):
         if len(run[key]) > 1:
             checks.refuse(["runs", name, key], f"{len(run[key])} of them, but an adapter from elsewhere is one model")
-    if not checks.module and name in checks.config["targets"]:  # as with models: others may be of another machine
+    if checks.is_needed("run", name):
         check_files(checks, path, run["adapter"], checks.config["models"][run["model"]])
 
 

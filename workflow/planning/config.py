@@ -1,7 +1,7 @@
 """Checks the configuration before anything runs: by the schema, then what no schema can say."""
 
-import json
 import os
+import re
 from contextlib import suppress
 from functools import reduce
 from operator import getitem
@@ -9,26 +9,16 @@ from pathlib import Path
 
 import yaml
 
-from ..scripts.model_formats import config_json
 from . import Problem, adapters, datasets, models, nodes, places, prompts, questions, warm_start
 from .defaults import share, without_nulls
 from .machine import shapes
 from .nemo_keys import has, needs_gpus
 from .nemo_keys import problem as problem_of_override
 from .schema import problems
-from .sweeps import unfold
-from .table import ADAPTED
+from .sweeps import unfold, unknown
+from .table import ADAPTED, needed
 
 DEMO = Path(__file__).parents[2].joinpath("config/demo.yaml")
-
-
-def source_of(manifest):
-    """The repository of what download_model brought. Problem where its file is damaged."""
-    try:
-        return json.loads(manifest.read_text(encoding="utf-8"))["source"]
-    except (ValueError, TypeError, KeyError):
-        again = "Remove it and run Snakemake again, which makes it anew"
-        raise Problem(f"{manifest}: is damaged. {again}") from None
 
 
 class Checks:
@@ -56,6 +46,9 @@ class Checks:
             having = [file for file, tree in trees if has(tree, in_files[:-1])]
         if path and has(self.given, in_files):
             place = "--config"
+            if len(path) > 1 and re.search("is text to YAML|is not of type", problem):
+                said = re.split(r"[;.] ", problem)[0]
+                problem = f"{said}; within braces --config has nothing but text: write it to a file for --configfile"
         elif self.module and not (path and having):
             place = f"config of module {self.module}"
         else:
@@ -82,20 +75,23 @@ class Checks:
         places.check(self)
         datasets.check_labels_of_runs(self)
 
-    def check_runs(self, nemo_keys, fetched):
-        """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there."""
+    def check_runs(self, nemo_keys, fetched, asked=()):
+        """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there. asked: what the
+        files on the command line are of, as ("run", its name)."""
+        self.asked = {*asked}
+        self.needed = needed(self.config, [name for kind, name in self.asked if kind == "run"])
         datasets.complete(self.config)
         prompts.complete(self.config)
         for name in self.config["datasets"]:
             datasets.check(self, name)
         for name in self.config["targets"]:
             if name not in self.config["runs"]:
-                self.refuse(["targets"], f"{name} is not among runs: {', '.join(self.config['runs'])}")
+                self.refuse(["targets"], unknown(name, self.config["runs"]))
         self.check_models()
         for name, run in self.config["runs"].items():
             self.check_run(name, run, nemo_keys)
         for name, run in self.config["runs"].items():
-            self.check_heads(name, run, fetched)
+            models.check_heads(self, name, run, fetched)
             prompts.check(self, name, run)
             if "adapter" in run:
                 adapters.check(self, name)
@@ -105,10 +101,11 @@ class Checks:
                 warm_start.check(self, name)
 
     def is_needed(self, kind, name):
-        """Whether what a model or data set names on this machine must be there. It must for runs in the table; others
-        may be of another machine. Of a module, its caller may have rules that make it."""
-        runs = (self.config["runs"].get(run, {}) for run in self.config["targets"])
-        return not self.module and any(run.get(kind) == name for run in runs)
+        """Whether what a model, data set or run names on this machine must be there. It must for runs that this call
+        may build; others may be of another machine. Of a module, its caller may have rules that make it."""
+        if self.module or (kind, name) in self.asked:
+            return not self.module
+        return name in self.needed if kind == "run" else any(run.get(kind) == name for run in self.needed.values())
 
     def check_models(self):
         for name in self.config["models"]:
@@ -162,22 +159,6 @@ class Checks:
             if train[key] > train["max_steps"]:
                 problem = f"{train[key]} steps, but training ends after max_steps {train['max_steps']}"
                 self.refuse([*path, "train", key], problem)
-
-    def check_heads(self, name, run, fetched):
-        """The model's heads can be shared out; a model that is not there yet is checked by the job itself."""
-        model, manifest = self.config["models"][run["model"]], Path(fetched, run["model"], "manifest.json")
-        if "repo" in model and (not manifest.exists() or source_of(manifest) != model["repo"]):
-            return
-        file = Path(model.get("snapshot", manifest.parent), "config.json")
-        try:
-            heads = config_json.read(file) if file.is_file() else {}
-        except ValueError as error:
-            self.refuse(["models", run["model"]], f"{file}: {error}")
-        counts = {key: heads.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
-        for path, tp, *_ in shapes(name, run):
-            for key, count in counts.items():
-                if isinstance(count, int) and count % tp:
-                    self.refuse(path, f"{tp} does not divide the {count} {key} of {run['model']} ({file})")
 
     def check_choice(self, name, run):
         """Validation losses compare only where model, items and answers are the same."""

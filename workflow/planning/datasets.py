@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..scripts.common import pubmedqa, template
 from ..scripts.common.user_files.items import seen
-from . import paths
+from . import places
 from .changes import PUBMEDQA, state_of_contents
 from .own_files import KEYS as OWN
 from .own_files import check_file, columns_of
@@ -90,7 +90,7 @@ def check(checks, name):
 
 def problem_of_directory(place):
     """Why it is none with PubMedQA, or None."""
-    if problem := paths.problem(place):
+    if problem := places.unreadable(place):
         return problem
     there, of_hub = [Path(place, file).is_file() for file in PUBMEDQA], [*Path(place).glob("*.parquet")]
     if all(there) or (len(of_hub) == 1 and not there[0]):

@@ -1,11 +1,14 @@
-"""Models on this machine, `snapshot:` and `gguf:`: what is refused of them before any job."""
+"""Models on this machine, `snapshot:`, `gguf:` and those that were fetched: what is refused of them before any job."""
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 
 from ..scripts.model_formats import config_json, tokenizer
 from ..scripts.model_formats.manifest import belongs, indexed_files, other_weights, problem_of_weights
+from . import Problem
+from .machine import shapes
 
 
 def is_package(name):
@@ -76,3 +79,29 @@ def problem_of_gguf(place):
         return "its name does not end in .gguf: name it so"
     with open(place, "rb") as file:
         return None if file.read(4) == b"GGUF" else "no GGUF file. Fetch it again"
+
+
+def source_of(manifest):
+    """The repository of what download_model brought. Problem where its file is damaged."""
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["source"]
+    except (ValueError, TypeError, KeyError):
+        again = "Remove it and run Snakemake again, which makes it anew"
+        raise Problem(f"{manifest}: is damaged. {again}") from None
+
+
+def check_heads(checks, name, run, fetched):
+    """The model's heads can be shared out; a model that is not there yet is checked by the job itself."""
+    model, manifest = checks.config["models"][run["model"]], Path(fetched, run["model"], "manifest.json")
+    if "repo" in model and (not manifest.exists() or source_of(manifest) != model["repo"]):
+        return
+    file = Path(model.get("snapshot", manifest.parent), "config.json")
+    try:
+        heads = config_json.read(file) if file.is_file() else {}
+    except ValueError as error:
+        checks.refuse(["models", run["model"]], f"{file}: {error}")
+    counts = {key: heads.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
+    for path, tp, *_ in shapes(name, run):
+        for key, count in counts.items():
+            if isinstance(count, int) and count % tp:
+                checks.refuse(path, f"{tp} does not divide the {count} {key} of {run['model']} ({file})")

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..scripts.common.template import look_up
 from ..scripts.common.user_files.items import CheckedRows, Items, seen, tested_of
 from ..scripts.common.user_files.reading import READERS, columns
-from . import paths
+from . import places
 from .changes import LARGE
 
 KEYS = ("train", "val", "test", "items")  # that name a file of the user; each is to be unlike those behind it
@@ -27,7 +27,7 @@ def is_large(file):
 def check_file(checks, path, entry, named, answered):
     """The file is there and has the columns, as far as its first line or row tells."""
     file = Path(place := entry[path[-1]])
-    if problem := paths.problem(place):
+    if problem := places.unreadable(place):
         checks.refuse(path, problem)
     if file.is_dir():
         checks.refuse(path, f"{file} is a directory: name a file in it")

@@ -71,8 +71,12 @@ class Parameters:
         return values_of(self.scripts / "train_lora.yaml")
 
     def having(self, section, *keys):
-        """A regular expression of the names in config[section] whose entry has one of the keys."""
+        """A regular expression of the names in config[section] whose entry has one of the keys; of very many by those
+        that have none, as Snakemake goes through the whole expression for each job. A / follows in all paths."""
         names = [name for name, entry in self.config[section].items() if not entry.keys().isdisjoint(keys)]
+        others = self.config[section].keys() - {*names}
+        if len(names) > 100 and len(others) < len(names):
+            return rf"(?!(?:{'|'.join(map(re.escape, sorted(others)))})/)[\w.-]+"
         return "|".join(map(re.escape, names)) or "(?!)"
 
     def flags(self, kind, *keys):

@@ -24,6 +24,12 @@ def check(checks):
             checks.refuse(path, f"no such key; {hint(name, USED)}")
         if not value.strip():
             checks.refuse(path, "is empty: name a directory")
+        if problem := unexpanded(value):
+            checks.refuse(path, problem)
+        if name in USED and tidy(value) == os.curdir:
+            checks.refuse(path, f"{value}: is this directory itself: name one in it")
+        if ".snakemake" in Path(value).parts:
+            checks.refuse(path, f"{value}: .snakemake is Snakemake's own, and may be deleted: name another directory")
         if undefined := set(REFERENCE.findall(value)) - given.keys() - {*USED}:
             checks.refuse(path, f"{value}: there is no path variable {min(undefined)}")
         if found := sorted({letter for letter in value if letter in "{}" or not letter.isprintable()}):
@@ -32,6 +38,42 @@ def check(checks):
             checks.refuse(path, f"{value[:40]}…: a directory's name has 255 bytes at most")
         if not REFERENCE.search(value) and not os.path.isdir(there := nearest(value)):
             checks.refuse(path, f"{value}: {there} is no directory")
+
+
+def unexpanded(path):
+    """What is said of ~ or $HOME in a path, or None."""
+    if (whole := os.path.expanduser(os.path.expandvars(path))) == path and not path.startswith("~"):
+        return None
+    word = re.search(r"^~[^/]*|\$\{?\w+\}?", path)[0]
+    return f"`{word}` stays as it is in a path: write {'the whole path' if whole.startswith('~') else whole}"
+
+
+def unreadable(path):
+    """Why nothing can be read at a path that the configuration names, where that is not just missing; or None."""
+    if not path.strip():
+        return "is empty: write a path"
+    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+        return f"{path} is an address: download it first, and write its path here"
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        link = f"{path} is a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else None
+        return link or unexpanded(path)
+    except OSError as error:
+        return f"{path[:40]}{'…' * (len(path) > 40)}: {error.strerror}"
+    except ValueError:
+        return f"{path!r} is no path"
+    return None if os.access(path, os.R_OK) else f"{path} can't be read: you have no permission"
+
+
+def tidy(path):
+    """The path as Snakemake wants it: it matches names of files, and x//y is another than x/y."""
+    return os.path.normpath(path).replace("//", "/")
+
+
+def tidy_up(pathvars):
+    """Of Snakemake's path variables those that rules use, without references, as no path can be tidy with one."""
+    pathvars.items.update({name: tidy(pathvars.apply(f"<{name}>")) for name in USED})
 
 
 def nearest(path):

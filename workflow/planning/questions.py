@@ -11,6 +11,7 @@ from . import Problem
 from .datasets import folds_of, labels_of
 from .own_files import check_file, check_items, is_large
 from .speed import quickly
+from .sweeps import unknown
 from .targets import below
 
 
@@ -59,7 +60,7 @@ def check_target(target, checks, directory):
         raise Problem(f"{target}: answers are in {files}")
     run, fold, dataset = match.groups()
     if run not in runs:
-        raise Problem(f"{target}: {run} is not among runs: {', '.join(runs)}")
+        raise Problem(f"{target}: {unknown(run, runs)}")
     if dataset not in datasets or not are_in(datasets[dataset]):
         asked = ", ".join(name for name, entry in datasets.items() if are_in(entry)) or "none yet"
         raise Problem(f"{target}: {dataset} is not among the datasets with test: alone, which can be asked: {asked}")

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
+
 from . import Problem, terminal
+from .targets import nearest
 
 
 def keep_token_to_this_process():
@@ -54,6 +57,30 @@ def check_profile(settings, gpu_rules):
             hint = f"has {named}: it needs {rule}" if named else "asks for none, as by gres in profiles/slurm-generic"
             replaces = "; --set-resources in a command replaces all of the profile's"
             raise Problem(f"the profile: {rule} would get no GPU: set-resources {hint}{'' if named else replaces}")
+
+
+def check_settings(settings, rules):
+    """Raises Problem where no job could ever start, or settings are for a rule with a misspelt name; of other names it
+    tells, as a profile may be for several workflows. rules: the names of all that there are here."""
+    if (number := min(filter(lambda n: n is not None, (settings.cores, settings.nodes)), default=1)) < 1:
+        raise Problem(f"--cores or --jobs {number}: no job could start: let it be at least 1")
+    for key, values in ("set-resources", settings.overwrite_resources), ("set-threads", settings.overwrite_threads):
+        unknown = [name for name in values if name not in rules]
+        for name in unknown:
+            if near := nearest(name, rules, 0.8):
+                raise Problem(f"{key}, of the command or its profile: there is no rule {name}{near}")
+        if unknown:
+            print(f"{key}: there is no rule {', '.join(unknown)} in this workflow.", file=sys.stderr)
+
+
+def check_resources(jobs):
+    """Raises Problem where what a profile asks for can't be worked out, else told of when it is the job's turn."""
+    for job in {(job.rule.name, *job.wildcards[:1]): job for job in jobs}.values():  # one of each run: all are alike
+        try:
+            _ = job.resources
+        except (WorkflowError, TypeError) as error:
+            said = str(error.__cause__ or error).partition("\n")[0].replace('"_cores"', "threads").strip()
+            raise Problem(f"{name_of(job)}: the resources of the command or its profile: {said}") from None
 
 
 def plan_as_submitted(workflow):

@@ -1,9 +1,13 @@
 """What is looked at before the first job: only now it is known which jobs run, and where."""
 
+import os
 import shutil
 import sys
 
+from snakemake.settings.types import RerunTrigger
+
 from . import Problem, container, machine, nodes, places, slurm
+from .targets import nearest
 
 
 def check_jobs(workflow, checks, rules, images, gpus):
@@ -13,6 +17,9 @@ def check_jobs(workflow, checks, rules, images, gpus):
     image's checksum is kept; gpus: how many this machine has.
     """
     jobs = list(workflow.dag.needrun_jobs())
+    tell_of_lost_records(workflow)
+    check_settings(workflow, rules)
+    slurm.check_resources(jobs)
     places.check_writable(jobs)
     places.check_room(jobs, checks.config["models"])
     of_nemo = [job for job in jobs if job.rule.name in rules.values()]
@@ -32,12 +39,49 @@ def check_jobs(workflow, checks, rules, images, gpus):
             slurm.check_queue(jobs)
 
 
-def warn_of_image(workflow, checks, rules):
-    """At the end of -n, which needs no image: says where it is not there and the call without -n would."""
-    if not workflow.dryrun or workflow.dag is None:
+def check_settings(workflow, rules):
+    """Raises Problem where the command line or its profile names what there is not, and Snakemake says nothing."""
+    names, settings = [*rules, *(rule.name for rule in workflow.rules)], workflow.dag_settings
+    slurm.check_settings(workflow.resource_settings, names)
+    batch = [settings.batch.rulename] if settings.batch else []
+    for option, name in [
+        *(("--omit-from", name) for name in settings.omit_from),
+        *(("--batch", name) for name in batch),
+    ]:
+        if name not in names and not any(rule.is_producer(os.path.relpath(name)) for rule in workflow.rules):
+            raise Problem(f"{option} {name}: there is no such step{nearest(name, names)}")
+
+
+def tell_of_lost_records(workflow):
+    """Of results that are there without Snakemake's records of how they were made, as where .snakemake was deleted, or
+    they were copied from elsewhere. Snakemake takes them as up to date, whatever has changed, and tells -n alone."""
+    dag = workflow.dag
+    lost = {job for job in dag.jobs if dag.reason(job).no_metadata and not dag.needrun(job)}
+    files = sorted(file for job in lost for file in job.output[:1] if os.path.exists(file))
+    if not files or workflow.touch or RerunTrigger.PARAMS not in workflow.rerun_triggers:
         return
-    if any(job.rule.name in rules.values() for job in workflow.dag.needrun_jobs(exclude_finished=False)):
-        try:
+    first = sorted({job.rule.name for job in lost if lost.isdisjoint(dag.job_dependencies(job))})
+    some = f"{len(files)} of the existing results ({files[0]}{', …' * (len(files) > 1)})"
+    print(
+        f".snakemake has no records of how {some} were made: a change of settings or data repeats none of them.",
+        f"To keep them as they are, add --touch --forceall once; to make them again, --forcerun {' '.join(first)}",
+        sep="\n",
+        file=sys.stderr,
+    )
+
+
+def warn_at_end(workflow, checks, rules):
+    """At the end of -n, which starts no job and needs no image: says where the call without -n would stop."""
+    if workflow.dag is None:
+        return
+    jobs = [*workflow.dag.needrun_jobs(exclude_finished=False)]
+    if workflow.dryrun or not jobs:  # else at the start
+        tell_of_lost_records(workflow)
+    if not workflow.dryrun:
+        return
+    try:
+        check_settings(workflow, rules)
+        if checks.config["image"] and any(job.rule.name in rules.values() for job in jobs):
             container.check_file(checks)
-        except Problem as problem:
-            print(f"Without -n this call would stop: {problem}", file=sys.stderr)
+    except Problem as problem:
+        print(f"Without -n this call would stop: {problem}", file=sys.stderr)

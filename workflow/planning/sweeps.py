@@ -3,7 +3,10 @@ combination of the values, named after them: lora-lr-0.0001, lora-lr-0.0002."""
 
 import itertools
 import json
+import math
 import re
+
+LARGEST = 5000  # runs of a sweep: Snakemake plans them in a minute
 
 
 def values_of(value):
@@ -24,6 +27,21 @@ def name_of(value, number):
     return text if re.fullmatch(r"[\w.-]+", text) else str(number)
 
 
+def runs_of(name, runs):
+    """The names of the runs that a sweep of this name has become; none where there was no such sweep."""
+    return [
+        run for run, entry in runs.items() if any(run.startswith(f"{name}-{key}-") for key in entry.get("train", ()))
+    ]
+
+
+def unknown(name, runs):
+    """What is said of a name that is no run's."""
+    if own := runs_of(name, runs):
+        return f"{name} is a sweep: name one of its runs, as {own[0]}"
+    there = [*runs][:20]
+    return f"{name} is not among runs: {', '.join(there)}{', …' * (len(runs) > len(there))}"
+
+
 def unfold(config, refuse):
     """Puts the runs that sweeps stand for in their place, under `runs`, `targets` and `choose`.
 
@@ -40,6 +58,8 @@ def unfold(config, refuse):
                 refuse(["runs", name, "train", key], str(error))
             if values:
                 sweeps[key] = list(enumerate(values, start=1))
+        if (number := math.prod(map(len, sweeps.values()))) > LARGEST:
+            refuse(["runs", name, "train"], f"its sweeps make {number:,} runs; {LARGEST:,} at most: name fewer values")
         for chosen in itertools.product(*sweeps.values()) if sweeps else ():
             parts = [f"{key}-{name_of(value, number)}" for key, (number, value) in zip(sweeps, chosen)]
             one = "-".join([name, *parts])

@@ -1,4 +1,4 @@
-"""The runs in the table, those under `targets:`."""
+"""The runs in the table, those under `targets:`, and the runs that these are made from."""
 
 import json
 
@@ -6,6 +6,21 @@ from .speed import quickly
 
 TRAINED = ("train", "choose")  # a run that has one of these has adapters that were trained here
 ADAPTED = (*TRAINED, "adapter")  # one that has none of these is the base alone
+
+
+def parents(run):
+    """The names of the runs whose adapters it takes over or begins with."""
+    return [*run.get("choose", []), *filter(None, [run.get("train", {}).get("start_from")])]
+
+
+def needed(config, asked=()):
+    """{name: run} of the runs under `targets:`, of those asked for beside them, and of all that these are made from."""
+    runs, found, names = config["runs"], {}, [*config["targets"], *asked]
+    for name in names:  # grows
+        if name in runs and name not in found:
+            found[name] = runs[name]
+            names += parents(runs[name])
+    return found
 
 
 class Table:

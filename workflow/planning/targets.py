@@ -11,16 +11,56 @@ from snakemake.logging import logger
 
 from . import Problem
 from .datasets import folds_of
+from .sweeps import runs_of, unknown
 
 WORKFLOW = Path(__file__).parent.parent
+LARGEST_SEED = 4294966061  # as the schema has it
+OF_TARGETS = ("-n", "--dry-run", "-R", "--forcerun", "-U", "--until", "-O", "--omit-from", "-P", "--prioritize")
+LAST_COUNTS = (  # options of several values, by their names
+    *(("--configfile", "--configfiles"), ("--config", "-C"), ("--forcerun", "-R"), ("--until", "-U")),
+    *(("--omit-from", "-O"), ("--prioritize", "-P"), ("--resources", "--res"), ("--set-threads",)),
+    *(("--set-resources",), ("--default-resources", "--default-res"), ("--rerun-triggers",)),
+)
+
+
+def check_options(arguments):
+    """Raises Problem where an option stands twice of which Snakemake takes the last only, and without a word."""
+    options = [argument.partition("=")[0] for argument in arguments]
+    for names in LAST_COUNTS:
+        if sum(option in names for option in options) > 1:
+            raise Problem(f"{names[0]} stands twice, and only the last would count: write all its values after one")
 
 
 def below(target, directory):
     """The parts of a target's path below a directory; none where it is elsewhere."""
-    results = Path.cwd() / Path(directory).parent
-    if not os.path.isabs(directory) and results != Path.cwd() and results in Path(target).parents:
+    results, file = Path.cwd() / Path(directory).parent, Path(os.path.normpath(target))
+    if not os.path.isabs(directory) and results != Path.cwd() and results in file.parents:
         raise Problem(f"{target}: a target is a path from here: {os.path.relpath(target)}")
-    return Path(target).relative_to(directory).parts if Path(directory) in Path(target).parents else ()
+    return file.relative_to(directory).parts if Path(directory) in file.parents else ()
+
+
+def of_what(target, results, resources):
+    """("run", its name) of a file of a run, ("model", …) and ("dataset", …) of theirs; None of others."""
+    kinds = {"runs": "run", "answers": "run", "base": "model", "data": "dataset"}
+    places = {f"{results}/{name}": kind for name, kind in kinds.items()}
+    places |= {f"{resources}/hf": "model", f"{resources}/data": "dataset"}
+    for directory, kind in places.items():
+        if parts := below(target, directory):
+            return kind, re.sub(r"\.(nemo|verification\.tsv)$", "", parts[0])
+
+
+def check_model(target, runs, results):
+    """A file of one model is of a seed that there can be. What a run chooses is there for its own folds and seeds."""
+    if not (model := re.fullmatch(r"(?:runs|answers)/([^/]+)/fold(\d)/seed(\d+)/.*", "/".join(below(target, results)))):
+        return
+    name, fold, seed = model[1], int(model[2]), float(model[3])
+    if seed > LARGEST_SEED:
+        raise Problem(f"{target}: seeds are at most {LARGEST_SEED}")
+    while entry := runs.get(name):
+        if "choose" in entry and not (fold in entry["folds"] and seed in entry["seeds"]):
+            there = f"folds {entry['folds']} and seeds {entry['seeds']}"
+            raise Problem(f"{target}: {name} chooses for its {there} alone: add what you need to them")
+        name = entry.get("train", {}).get("start_from")
 
 
 def check(target, runs, datasets, directory, before=""):
@@ -28,14 +68,18 @@ def check(target, runs, datasets, directory, before=""):
 
     before: the argument before it; after an option, it may be its value.
     """
-    if target in runs and not target.startswith("-") and (not before.startswith("-") or before in ("-n", "--dry-run")):
-        one = f"{directory}/{target}/fold0/seed0/metrics.json"
-        raise Problem(f"{target}: is a run and no target. Put it under targets:, or ask for a file of it: {one}")
+    is_word = not target.startswith("-") and (not before.startswith("-") or before in OF_TARGETS[:2])
+    if is_word and (own := [target] if target in runs else runs_of(target, runs)):
+        kind, one = "run" if target in runs else "sweep", f"{directory}/{own[0]}/fold0/seed0/metrics.json"
+        raise Problem(f"{target}: is a {kind} and no target. Put it under targets:, or ask for a file of it: {one}")
+    if not target and (not before.startswith("-") or before in OF_TARGETS):
+        raise Problem("'' on the command line is no target: a variable of the shell may be empty")
+    check_model(target, runs, Path(directory).parent)
     if not (parts := below(target, directory)):
         return
     run, fold, seed = (*parts, "", "")[:3]
     if run not in runs:
-        raise Problem(f"{target}: {run} is not among runs: {', '.join(runs)}")
+        raise Problem(f"{target}: {unknown(run, runs)}")
     choice = next((name for name, entry in runs.items() if run in entry.get("choose", [])), None)
     if choice and not re.fullmatch(r"(adapter\.|(peft|merged)[/.])[^/]+", "/".join(parts[3:])):
         why = "only what is chosen gets answers to the test items"

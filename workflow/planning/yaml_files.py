@@ -1,9 +1,11 @@
 """A configuration file, read more strictly than YAML is: what would be taken otherwise than it was meant is refused."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
+from snakemake.cli import get_profile_dir
 
 from . import Problem
 
@@ -14,7 +16,13 @@ TAGS = tuple(f"{PREFIX}{kind}" for kind in ("str", "merge", "int", "float", "boo
 
 def check(file):
     """Problem, with file and line, where the file is no UTF-8, no YAML, has no keys at its top, or a key twice."""
-    content, file = Path(file).read_bytes(), os.path.relpath(file)
+    if Path(file).is_fifo():
+        raise Problem(f"{file}: is a pipe, which can be read only once. Save it as a file")
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise Problem(f"{os.path.relpath(file)}: can't be read: {error.strerror}") from None
+    file = os.path.relpath(file)
     try:
         root = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     except RecursionError:
@@ -38,6 +46,14 @@ def check(file):
         yaml.SafeLoader("").construct_document(root)
     except yaml.MarkedYAMLError as error:  # of <<
         raise Problem(f"{file}, line {error.problem_mark.line + 1}: {error.problem}") from None
+
+
+def profiles(arguments, environment):
+    """The files of the profiles that a call names. Of a key that one has twice Snakemake takes the last."""
+    named = [after for option, after in pairwise(arguments) if option == "--profile"]
+    named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--profile=")]
+    found = map(get_profile_dir, named or filter(None, environment.get("SNAKEMAKE_PROFILE", "").split(",")))
+    return [file for _, file in filter(None, found)]
 
 
 def check_pathvars(file, root):

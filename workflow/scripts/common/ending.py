@@ -1,11 +1,14 @@
-"""How a script ends where the file system fails it: in one sentence, as on a full disk. Standard library only."""
+"""How a script ends that fails: in one sentence where the file system is the cause, as on a full disk; at once where it
+is one of several ranks. Standard library only."""
 
 import errno
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 
+at_end = []  # what must be called where a process leaves: atexit's functions are not, which wait, too
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a user can mend. Other errors are the program's own, and keep their traceback.
 OF_DISK = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG, errno.EMFILE)
@@ -19,10 +22,37 @@ def run(main):
     """Runs a script's main()."""
     try:
         main()
-    except Exception as error:
-        if problem := of_disk(error):
+    except BaseException as error:
+        problem = of_disk(error) if isinstance(error, Exception) else None
+        if is_a_rank():
+            leave(SystemExit(problem) if problem else error)
+        if problem:
             sys.exit(problem)
         raise
+
+
+def is_a_rank():
+    """Is this process connected with others, by torch.distributed?"""
+    distributed = sys.modules.get("torch.distributed")
+    return bool(distributed) and distributed.is_available() and distributed.is_initialized()
+
+
+def leave(error):
+    """Ends this process for an error as Python does, but at once: Python's own end waits for the GPU, on which NCCL
+    waits for the other ranks, and these for this one; torchrun would never learn of the error."""
+    if isinstance(error, SystemExit):
+        code = error.code
+    else:
+        traceback.print_exception(error)
+        code = 1
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    for function in at_end:
+        function()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def is_full(error):

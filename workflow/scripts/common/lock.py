@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from common.ending import at_end
 from common.files import replacing
 
 BEAT = 5  # seconds between two heartbeats
@@ -41,11 +42,12 @@ def gone(holder):
         return False
     try:
         os.kill(holder["pid"], 0)
+        state = Path(f"/proc/{holder['pid']}/stat").read_text().rpartition(") ")[2][:1]
     except ProcessLookupError:
         return True
-    except PermissionError:  # another user's: it is there
+    except OSError:  # another user's is there; and not everywhere there is /proc
         return False
-    return False
+    return state == "Z"  # it has ended, and its parent, as the first process of some containers, does not ask for it
 
 
 def create(lock, me):
@@ -94,7 +96,8 @@ def hold(lock, say):
     over = threading.Event()
     heart = threading.Thread(target=keep, args=(lock, me, over), daemon=True)
     heart.start()
-    atexit.register(give_back, lock, me, over, heart)
+    at_end.append(lambda: give_back(lock, me, over, heart))
+    atexit.register(at_end[-1])
 
 
 def is_mine(lock, me):

@@ -1,12 +1,12 @@
 """Greedy text and label scores of batches of prompts with NeMo's model. Needs only NeMo and what it needs."""
 
-import sys
 from itertools import pairwise, takewhile
 
 import torch
 import torch.nn.functional as F
 from common.progress import say
 from nemo_image.rows import PackedAttention, Row, pack
+from nemo_image.setup import exit_all
 
 ROW = 8192  # tokens of prompts that are read at once: enough to keep a GPU busy, few beside what the cache takes
 
@@ -134,7 +134,7 @@ class Predictor:
         logprobs = self.read_prompts(prompts)
         if not logprobs.isfinite().all():
             why = "weights of the adapter or the base are no numbers, or precision: 16 overflows"
-            sys.exit(f"The model's output is not finite: {why}. Try precision: bf16 or 32.")
+            exit_all(f"The model's output is not finite: {why}. Try precision: bf16 or 32.")
         scores = logprobs[:, [ids[0] for ids in self.labels.values()]]
         for number, ids in enumerate(self.labels.values()):
             for place, (token, following) in enumerate(pairwise(ids)):

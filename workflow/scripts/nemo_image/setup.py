@@ -26,11 +26,10 @@ PATIENCE = 300  # seconds in which processes on several nodes must have found ea
 
 
 def exit_all(problem):
-    """Ends every rank, with one message of rank 0's: the others wait until torchrun ends them. What only another node
-    finds is said by the first rank there."""
-    if os.environ["RANK"] != "0":
-        time.sleep(10)
-    sys.exit(problem if os.environ["LOCAL_RANK"] == "0" else 1)
+    """Ends every rank, with one message: rank 0 says what all find, and torchrun ends the others while they wait. What
+    rank 0 does not find is said by the first rank of another node, or by the one that does."""
+    time.sleep(10 * (os.environ["RANK"] != "0") + 5 * (os.environ["LOCAL_RANK"] != "0"))
+    sys.exit(problem)
 
 
 def refuse_gpus(devices, precision, capabilities):

@@ -59,6 +59,9 @@ def stop_after_step(trainer, end, val_check_interval):
             refuse_divergence(trainer, "validation", float(trainer.callback_metrics["validation_loss"]))
             self.unvalidated = False
 
+        def on_exception(self, trainer, model, error):
+            trainer._teardown = lambda: None  # waits for the GPU: see common.ending.leave
+
         def stop_if(self, near):
             asked = bool(REQUEST) and trainer.is_global_zero and Path(REQUEST).stat().st_size > 0
             if why := trainer.strategy.broadcast("requested" if asked else "the time limit is near" if near else None):
