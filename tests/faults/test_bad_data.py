@@ -77,6 +77,9 @@ KINDS = {
         "test: d.jsonl, line 1: is no JSON: Expecting value: line 2 column 1 (char 2): "
         "if records go over several lines, name the file .json"
     ),
+    ("d.jsonl", '{"input": "a"}\r{"input": "b"}\r', ""): (
+        "test: d.jsonl, line 1: is no JSON: Extra data: line 1 column 16 (char 15): save the file with line ends"
+    ),
     ("d.json", '{"input": "a"}\n{"input": "b"}\n', ""): (
         "test: d.json: is no JSON: Extra data: line 2 column 1 (char 15): if each line is a record"
     ),
@@ -114,6 +117,7 @@ COLUMNS = {
     ("d.parquet", parquet(input=KEY_TWICE), 'prompt: "{input.k}"'): (
         "test: d.parquet, row 1: column input can't be read: Converting to Python dictionary is not supported"
     ),
+    ("d.csv", ",".join(f"c{n}" for n in range(999)) + "\n", ""): "test: d.csv has no column input: there are c0, c1, ",
     ("d.json", '[{"text": "a"}]', ""): "test: d.json has no column input: there are text",
     ("d.jsonl", '{"input": {"text": "a"}}', 'prompt: "{input.txt}"'): (
         "test: d.jsonl has no column input.txt: there are text"
@@ -130,6 +134,13 @@ CONTENTS = {
         "test: d.csv, line 15: the answer, output, is 'Good', none of good, bad"
     ),
     ("d.csv", ROWS + "a,\n", ""): "test: d.csv, line 15: the answer, output, is empty, but given of others",
+    ("d.csv", ROWS + f"a,{LONG}\n", "labels: [good, bad]"): (
+        f"test: d.csv, line 15: the answer, output, is '{60 * 'x'}…', none of good, bad"
+    ),
+    ("d.csv", ROWS + 'a,"go\nod"\n', "labels: [good, bad]"): (
+        r"test: d.csv, line 15: the answer, output, is 'go\nod', none of good, bad"
+    ),
+    ("d.json", '{"": {"input": "a", "output": "b"}}', ""): "test: d.json, id : the id is empty",
     ("d.csv", ROWS, "id: output"): "test: d.csv, line 4: the id bad stands in line 2, too: each item needs its own",
     (
         "d.jsonl",
@@ -173,7 +184,10 @@ PATHS = {  # of a file, which is not there, in place of d.csv
     "pipe.csv": "pipe.csv is no plain file: save it as one",
     "/dev/stdin": "/dev/stdin is none of .jsonl, .csv, .tsv, .parquet, .json: save it as one of them",
     "d.xlsx": "d.xlsx is none of .jsonl, .csv, .tsv, .parquet, .json: save it as one of them",
-    "tiny/config.json/d.csv": "there is no file tiny/config.json/d.csv",
+    "tiny/config.json/d.csv": "tiny/config.json/d.csv: Not a directory",
+    "tiny/config.json/": "tiny/config.json/: Not a directory",
+    "'d.csv\n\n  '": "'d.csv\\n' has blanks at an end: write it without",
+    '"d\\0.csv"': r"'d\x00.csv' is no path",
 }
 
 
@@ -282,3 +296,15 @@ def test_path(odd, path):
     if not path.endswith((".xlsx", "stdin", "tiny")) and "directory" not in path:  # which might be PubMedQA's
         said = said_of(f"directory: {path}")
         assert is_sentence(said) and said.startswith("mine.yaml: datasets.own.directory: ")
+
+
+@pytest.mark.kind("paths of files and directories")
+def test_without_permission(here, monkeypatch):
+    """Root has any: what the system says of others is put in its place. What nobody asks for may be unreadable."""
+    write("d.csv", ROWS)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) not in ("d.csv", "tiny"))
+    check(said_of("test: d.csv"), "test: d.csv can't be read: you have no permission")
+    check(said_of("directory: tiny"), "directory: tiny can't be read: you have no permission")
+    with open("mine.yaml", "w") as file:
+        file.write("datasets: {own: {test: d.csv}}")
+    assert plan("mine.yaml") is None

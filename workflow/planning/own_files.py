@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..scripts.common.template import look_up
-from ..scripts.common.user_files.items import CheckedRows, Items, seen, tested_of
+from ..scripts.common.user_files.items import CheckedRows, Items, cut, seen, tested_of
 from ..scripts.common.user_files.reading import READERS, columns
 from . import places
 from .changes import LARGE
@@ -44,7 +44,7 @@ def check_file(checks, path, entry, named, answered):
         try:
             look_up(there, column)
         except ValueError as error:
-            checks.refuse(path, f"{file} has {error}{hint(column, [*there])}")
+            checks.refuse(path, f"{file} has {cut(str(error), 300)}{hint(column, [*there])}")
 
 
 def hint(column, there):

@@ -54,9 +54,11 @@ def unreadable(path):
         return "is empty: write a path"
     if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
         return f"{path} is an address: download it first, and write its path here"
+    if path != path.strip() and not os.path.lexists(path):
+        return f"{path!r} has blanks at an end: write it without"
     try:
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         link = f"{path} is a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else None
         return link or unexpanded(path)
     except OSError as error:

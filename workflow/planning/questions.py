@@ -5,7 +5,7 @@ import re
 import shlex
 
 from ..scripts.common import template
-from ..scripts.common.user_files.items import answer_of
+from ..scripts.common.user_files.items import answer_of, cut
 from ..scripts.common.user_files.reading import rows
 from . import Problem
 from .datasets import folds_of, labels_of
@@ -44,7 +44,8 @@ def check_run(checks, name):
         checks.refuse(["datasets", dataset, "test"], str(error))
     if item is None or str(answer_of(item, entry["answer"]) or "").strip():  # then all items have one
         return
-    none = f"{dataset} has no answers, as {file} has none under {entry['answer']}; its columns are {', '.join(item)}"
+    columns = cut(", ".join(item), 300)
+    none = f"{dataset} has no answers, as {file} has none under {entry['answer']}; its columns are {columns}"
     ask = f". Take {name} out of targets: and ask it: snakemake results/answers/{name}/{dataset}.tsv"
     checks.refuse(["runs", name, "dataset"], f"{none}: nothing can be scored{ask if are_in(entry) else ''}")
 

@@ -38,6 +38,11 @@ def seen(text):
     return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
+def cut(text, length=60):
+    """As much of a text as a message takes."""
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
 def answer_of(item, column):
     """The answer where the item has one, else None."""
     try:
@@ -78,7 +83,7 @@ class CheckedRows:
                 times[name] = number = times.get(name, 0) + 1
                 name += f"-{number}" if number > 1 else ""  # the same item once more
             if first := places.get(name):
-                raise ValueError(f"{where}: the id {name} stands in {first}, too: each item needs its own")
+                raise ValueError(f"{where}: the id {cut(name)} stands in {first}, too: each item needs its own")
             places[name] = place
             yield place, name, prompt, item
         if place is None:
@@ -105,16 +110,16 @@ class CheckedRows:
         if not given or not labels or answer in labels:
             return answer if given else ""
         if seen(answer) not in self.labels:
-            raise ValueError(f"the answer, {column}, is '{answer}', none of {', '.join(labels)}")
+            raise ValueError(f"the answer, {column}, is {cut(answer)!r}, none of {cut(', '.join(labels), 300)}")
         return self.labels[seen(answer)]
 
     def id(self, item, key):
-        if "id" not in self.columns:
-            return key
-        name = look_up(item, self.columns["id"])
-        if not isinstance(name, str) or not name.strip():
+        """The file's, or None where the items have none."""
+        column = self.columns.get("id")
+        name = look_up(item, column) if column else key
+        if (column or key is not None) and (not isinstance(name, str) or not name.strip()):
             state = "empty" if isinstance(name, str | None) else "no text, but a list or record"
-            raise ValueError(f"the id, {self.columns['id']}, is {state}")
+            raise ValueError(f"the id{f', {column},' if column else ''} is {state}")
         return name
 
 

@@ -119,8 +119,9 @@ def read_jsonl(file):
         try:
             row = parse(line)
         except ValueError as error:
-            whole = ": if records go over several lines, name the file .json" if line.strip() in "[{" else ""
-            raise ValueError(f"{file}, line {number}: is no JSON: {error}{whole}") from error
+            remedy = ": if records go over several lines, name the file .json" if line.strip() in "[{" else ""
+            remedy = ": save the file with line ends of Unix or Windows" if "\r" in line.strip() else remedy
+            raise ValueError(f"{file}, line {number}: is no JSON: {error}{remedy}") from error
         if not isinstance(row, dict):
             raise ValueError(f'{file}, line {number}: is no JSON object, as {{"input": …, "output": …}}')
         yield f"line {number}", None, text_of(row)
