@@ -857,7 +857,7 @@ def test_sweep_of_too_many_runs(checked):
 
 def test_many_runs_are_told_by_the_few_others(checked):
     """Snakemake goes through the expression once for each job."""
-    train = f"max_steps: 60, val_check_interval: 15, lr: {{sweep: [{', '.join(map(str, range(1, 200)))}]}}"
+    train = f"max_steps: 60, val_check_interval: 15, lr: {{sweep: {[n / 200 for n in range(1, 200)]}}}"
     swept = f"{{model: mistral-7b, dataset: pubmedqa, train: {{{train}}}}}"
     config = checked(f"{{targets: [base], runs: {{swept: {swept}}}}}").config
     parameters = Parameters.__new__(Parameters)

@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from helpers import CONFIG_JSON, copy_workflow, snakemake
+from helpers import copy_workflow, snakemake, write_snapshot
 
 MISTAKES = {  # of each kind one: tests/unit/test_config.py has them all
     "target: [lora]": "mine.yaml: target: no such key; is it targets?",
@@ -89,12 +89,13 @@ def test_what_snakemake_would_stumble_over(workflow, tmp_path):
 
 def test_failed_job(workflow):
     """Its last lines are one sentence that names it and its log."""
-    (workflow / "mine.yaml").write_text("models: {x: {snapshot: empty}}")
-    (workflow / "empty").mkdir()
-    (workflow / "empty/config.json").write_text(CONFIG_JSON)
+    own = workflow / "resources/hf/x"
+    own.parent.mkdir(parents=True)
+    write_snapshot(own)
+    (workflow / "mine.yaml").write_text("models: {x: {snapshot: resources/hf/x}}")
     done = snakemake(workflow, "resources/hf/x/manifest.json", "--configfile", "mine.yaml")
     assert "download_model (model=x): failed. See logs/download_model/x.log." in done.stdout.splitlines()
-    assert "empty: has no weights as model*.safetensors" in done.stdout and done.returncode == 1
+    assert "resources/hf/x is where the workflow keeps its own files" in done.stdout and done.returncode == 1
     job = "--target-jobs", "download_model:model=x", "--mode", "remote", "--nolock", "--configfile", "mine.yaml"
     assert "failed. See" not in snakemake(workflow, *job).stdout  # on a cluster this is a job's log
 
