@@ -24,6 +24,7 @@ def place(pattern):
 
 try:
     if workflow.is_main_process and not IS_MODULE:
+        of_clone("planning.places").check_here()
         of_clone("planning.targets").check_options(sys.argv)
         for file in yaml_files.profiles(sys.argv, os.environ):
             yaml_files.check(file)

@@ -181,6 +181,19 @@ def test_mistake(here, content, words):
     assert not (here / "injected").exists()
 
 
+@pytest.mark.kind("path variables")
+def test_what_lies_in_the_place_of_a_directory(here):
+    """Where no path variable says otherwise."""
+    then = "Remove it, or let pathvars in the configuration point elsewhere"
+    (here / "mine.yaml").write_text("targets: [base]")
+    (here / "logs").write_text("")
+    assert plan("mine.yaml") == f"logs is no directory. {then}"
+    (here / "results").symlink_to("/nowhere/x")
+    assert plan("mine.yaml") == f"results is a link to /nowhere/x, where there is no directory. {then}"
+    check("pathvars: {results: tiny, logs: tiny}", None)
+    check("pathvars: {results: results/x, logs: tiny}", "pathvars.results: results/x: ")
+
+
 ELSEWHERE = """
 targets: [base]
 models: {gone: {snapshot: nowhere}, none: {gguf: nowhere.gguf}}

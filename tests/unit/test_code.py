@@ -68,6 +68,17 @@ def test_digest_is_of_contents(project, tmp_path, monkeypatch):
     assert digest() == one
 
 
+def test_packages_of_others_are_not_taken(tmp_path):
+    """Of a package's name that stands on PYTHONPATH, too, Python takes one with __init__.py, wherever that is."""
+    names = {package.name for package in SCRIPTS.iterdir() if package.is_dir()} - {"__pycache__"}
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('of others')")
+    code = f"import sys; sys.path[0] = sys.argv[1]; import {', '.join(sorted(names))}"
+    done = subprocess.run([sys.executable, "-c", code, SCRIPTS], env=environment(PYTHONPATH=str(tmp_path)))
+    assert done.returncode == 0 and {"common", "nemo_image"} <= names
+
+
 # Says of each step, imported in a process of its own, which files are loaded then. What many import is imported once.
 LOADED = """
 import importlib, os, sys

@@ -95,6 +95,7 @@ def test_examples_are_those_that_are_tested():
 def test_messages_in_troubleshooting_are_the_workflows():
     """Each message there, in its parts around …, is in the code; others are Snakemake's and torch's."""
     others = {"Directory cannot be locked", "CUDA out of memory", "Config file is not valid JSON or YAML"}
+    others |= {"Config entries have to be defined as name=value pairs"}
     others |= {f"No such file or directory: '{target}'" for target in ("all", "export")}
     code = [ROOT / "Makefile", *(ROOT / "workflow").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk")]
     words = " ".join(file.read_text() for file in code)

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -122,6 +123,23 @@ def test_path_variables_are_tidied_up():
     places.tidy_up(pathvars)
     tidied = {name: pathvars.apply(f"<{name}>") for name in places.USED}
     assert tidied == {"results": "x", "logs": "logs", "resources": "/tmp/r", "benchmarks": "benchmarks"}
+
+
+def test_directory_in_which_snakemake_cannot_write(tmp_path, monkeypatch):
+    """Whoever runs the tests, as root writes everywhere."""
+    monkeypatch.chdir(tmp_path)
+    places.check_here()
+    refused = [tmp_path]
+    monkeypatch.setattr(places.os, "access", lambda place, mode: Path(place).absolute() not in refused)
+    for name in "", ".snakemake", ".snakemake/metadata":
+        refused[0] = tmp_path / name
+        refused[0].mkdir(exist_ok=True)
+        with pytest.raises(
+            Problem, match=f"^{refused[0]}: can't be written, and Snakemake keeps its records there. Run"
+        ):
+            places.check_here()
+    refused[0] = tmp_path
+    places.check_here()  # nothing is made in it
 
 
 def test_room_for_models(tmp_path, monkeypatch):

@@ -89,9 +89,10 @@ def test_what_snakemake_would_stumble_over(workflow, tmp_path):
 
 def test_failed_job(workflow):
     """Its last lines are one sentence that names it and its log."""
+    own = workflow / "resources/hf/x"
+    own.parent.mkdir(parents=True)
+    write_snapshot(own)
     (workflow / "mine.yaml").write_text("models: {x: {snapshot: resources/hf/x}}")
-    (workflow / "resources/hf").mkdir(parents=True)
-    write_snapshot(workflow / "resources/hf/x")
     done = snakemake(workflow, "resources/hf/x/manifest.json", "--configfile", "mine.yaml")
     assert "download_model (model=x): failed. See logs/download_model/x.log." in done.stdout.splitlines()
     assert "resources/hf/x is where the workflow keeps its own files" in done.stdout and done.returncode == 1

@@ -10,6 +10,7 @@ from ..scripts.common.ending import REMEDY, mount, size
 from . import Problem
 from .schema import hint
 
+CLONE = Path(__file__).parents[2]
 USED = ("results", "resources", "logs", "benchmarks")
 REFERENCE = re.compile(r"<([a-z][a-z0-9_]*)>")  # of one path variable to another
 
@@ -36,8 +37,26 @@ def check(checks):
             checks.refuse(path, f"{value!r} holds {' and '.join(map(repr, found))}: name another directory")
         if any(len(part.encode()) > 255 for part in Path(value).parts):
             checks.refuse(path, f"{value[:40]}…: a directory's name has 255 bytes at most")
-        if not REFERENCE.search(value) and not os.path.isdir(there := nearest(value)):
-            checks.refuse(path, f"{value}: {there} is no directory")
+        if not REFERENCE.search(value) and (problem := no_directory(nearest(value))):
+            checks.refuse(path, f"{value}: {problem}")
+    for name in USED if not checks.module else ():
+        if name not in given and os.path.lexists(name) and (problem := no_directory(Path(name))):
+            raise Problem(f"{problem}. Remove it, or let pathvars in the configuration point elsewhere")
+
+
+def no_directory(place):
+    """What is said of a path at which there is something else; None of a directory."""
+    if place.is_symlink() and not os.path.isdir(place):
+        return f"{place} is a link to {os.readlink(place)}, where there is no directory"
+    return None if os.path.isdir(place) else f"{place} is no directory"
+
+
+def check_here():
+    """Raises Problem where Snakemake, which would end with a traceback, can't write its records."""
+    for place in [".snakemake", ".snakemake/metadata"] if os.path.isdir(".snakemake") else ["."]:
+        if os.path.isdir(place) and not os.access(place, os.W_OK):
+            problem = f"{os.path.abspath(place)}: can't be written, and Snakemake keeps its records there"
+            raise Problem(f"{problem}. Run it in a directory of yours: snakemake -s {CLONE / 'Snakefile'}")
 
 
 def unexpanded(path):
