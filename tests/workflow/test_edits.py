@@ -80,7 +80,7 @@ RERUNS = {
     "scripts/evaluation/__init__.py": {"evaluate", "compare_runs", "write_report", "write_model_card"},
     "scripts/model_formats/__init__.py": {"dequantize_gguf", "extract_chat_template", *OF_SNAPSHOT},
     "scripts/nemo_image/__init__.py": {"predict", "verify_model"},
-    "scripts/user_files/__init__.py": {"download_pubmedqa", "read_items", "read_questions", "split_items"},
+    "scripts/common/user_files/__init__.py": {"download_pubmedqa", "read_items", "read_questions", "split_items"},
     "scripts/common/base_files.py": {"pack_model", "predict", "verify_model"},
     "scripts/common/adapter.py": {"predict", "export_adapter", "import_adapter"},
     "scripts/common/chat.py": {"extract_chat_template", "export_adapter", "merge_model", "predict", "verify_export"},

@@ -326,7 +326,7 @@ def test_hosted_declaration(call, tmp_path):
         assert AFAR in done.stderr.splitlines()[-1]
 
 
-def test_snakedeploys_declaration(call, tmp_path):
+def test_snakedeploys_declaration(call, tmp_path, apptainer):
     """As snakedeploy 0.17.1 writes it, with the clone's path for the file named at `snakefile:`."""
     declaration = f"""
 from snakemake.utils import min_version
