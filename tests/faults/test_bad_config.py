@@ -102,6 +102,28 @@ VALUES = {
     "models: {tiny: {snapshot: nowhere}}": "models.tiny.snapshot: nowhere: no Hugging Face snapshot is there",
     "models: {tiny: {snapshot: '{tiny}'}}": "models.tiny.snapshot: {tiny}: no Hugging Face snapshot is there",
     "models: {tiny: {snapshot: d.csv}}": "models.tiny.snapshot: d.csv: no Hugging Face snapshot is there",
+    **{
+        f"models: {{tiny: {{snapshot: {snapshot}, gguf: {gguf}}}}}": f"models.tiny.{key}: {words}"
+        for snapshot, gguf, key, words in (
+            ("''", "null", "snapshot", "is empty: write a path"),
+            ("~/tiny", "null", "snapshot", "`~` stays as it is in a path: write /"),
+            ("$HOME/tiny", "null", "snapshot", "`$HOME` stays as it is in a path: write /"),
+            (
+                "https://huggingface.co/org/x",
+                "null",
+                "snapshot",
+                "https://huggingface.co/org/x is an address: download",
+            ),
+            (LONG, "null", "snapshot", "xxxx"),
+            ("null", "~/x.gguf", "gguf", "`~` stays as it is in a path: write /"),
+            ("null", LONG, "gguf", "xxxx"),
+        )
+    },
+    **{
+        f"runs: {{base: {{adapter: {{{key}: {path}}}}}}}": f"runs.base.adapter.{key}: {words}"
+        for key in ("directory", "nemo")
+        for path, words in (("~/x", "`~` stays as it is"), ("hf://org/x", "hf://org/x is an address"), (LONG, "xxxx"))
+    },
     "models: {tiny: {snapshot: null, gguf: nowhere.gguf}}": "models.tiny.gguf: nowhere.gguf: no such file",
     "models: {tiny: {snapshot: null, gguf: no_such_package}}": "models.tiny.gguf: no_such_package: no such file",
     "models: {tiny: {snapshot: null, gguf: d.csv}}": "models.tiny.gguf: d.csv: its name does not end in .gguf",

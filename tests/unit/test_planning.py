@@ -178,6 +178,9 @@ def test_image_that_is_not_there(checks, tmp_path, name, version):
     container.check_image(checks, {DeploymentMethod.APPTAINER})
     with pytest.raises(Problem, match=f"^last.yaml: image: {image} is only used with --sdm apptainer"):
         container.check_image(checks, {DeploymentMethod.CONDA})
+    checks.config["image"] = "~/nemo.sif"
+    with pytest.raises(Problem, match=r"^last\.yaml: image: `~` stays as it is in a path: write /"):
+        container.check_image(checks, {DeploymentMethod.APPTAINER})
     sandbox = tmp_path / "sandbox"  # Apptainer's, where it can mount no file
     sandbox.mkdir()
     for checks.config["image"] in (str(sandbox), "docker://nvcr.io/nvidia/nemo:25.02"):  # which Snakemake pulls

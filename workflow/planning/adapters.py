@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..scripts.model_formats.manifest import ADAPTER, problem_of_weights
 from ..scripts.model_formats.peft_config import PeftConfig
+from . import places
 from .changes import state
 from .speed import quickly
 
@@ -77,6 +78,9 @@ def check(checks, name):
 
 def check_files(checks, path, adapter, model):
     """Refuses a local adapter that is not there, or whose adapter_config.json tells of more than LoRA."""
+    for key in {"directory", "nemo"} & adapter.keys():
+        if problem := places.unreadable(adapter[key]):
+            checks.refuse([*path, key], problem)
     directory = Path(adapter.get("directory", ""))
     if "directory" in adapter and not (directory / ADAPTER[1]).is_file() and (directory / "adapter_model.bin").exists():
         problem = f"{directory} has its weights as adapter_model.bin, which may run any code when it is opened"

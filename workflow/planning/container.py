@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-from . import Problem
+from . import Problem, places
 
 
 def check_image(checks, deployment_methods):
@@ -22,6 +22,8 @@ def check_image(checks, deployment_methods):
 def check_file(checks):
     """Raises Problem where the image is not there."""
     image = checks.config["image"]
+    if "://" not in image and (problem := places.unreadable(image)):
+        checks.refuse(["image"], problem)
     if "://" not in image and not Path(image).exists():  # a directory is a sandbox of Apptainer's
         version = (re.findall(r"\d\d\.\d\d", image) or ["25.02"])[-1]
         source = f"docker://nvcr.io/nvidia/nemo:{version}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..scripts.model_formats import config_json, tokenizer
 from ..scripts.model_formats.manifest import belongs, indexed_files, other_weights, problem_of_weights
-from . import Problem
+from . import Problem, places
 from .machine import shapes
 
 
@@ -23,6 +23,9 @@ def holds_gguf(package):
 def check(checks, name):
     """Raises Problem where the model is not there, or not whole, as far as can be told without reading its weights."""
     model, path = checks.config["models"][name], ["models", name]
+    for key in {"snapshot", "gguf"} & model.keys():
+        if problem := places.unreadable(model[key]):
+            checks.refuse([*path, key], problem)
     if "snapshot" in model and (problem := problem_of_snapshot(Path(model["snapshot"]))):
         checks.refuse([*path, "snapshot"], problem)
     if "gguf" in model and (problem := problem_of_gguf(model["gguf"])):
