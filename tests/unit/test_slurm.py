@@ -127,9 +127,8 @@ def test_profile_of_before_predict_for_export(here):
 
 
 def test_profile_that_asks_for_no_gpu_where_none_is_needed(here):
-    (here / "cpu.yaml").write_text("accelerator: cpu")
     profile = changed(here, lambda values: values.pop("set-resources"))
-    done = dry_run(here, "--configfile", "three.yaml", "cpu.yaml", profile=profile)
+    done = dry_run(here, "--config", "accelerator=cpu", profile=profile)
     assert done.returncode == 0, done.stdout
 
 
