@@ -17,7 +17,7 @@ RULES = ("train_lora", "predict", "verify_model")
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, apptainer):
     """A working directory with three runs, of 1, 2 and 4 devices."""
     run = {"model": "mistral-7b", "dataset": "pubmedqa", "tensor_model_parallel_size": 1, "train": TRAIN}
     runs = {name: {**run, "devices": devices} for name, devices in DEVICES.items()}
