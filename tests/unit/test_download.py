@@ -157,6 +157,14 @@ def test_broken_body_is_continued(tmp_path, fault, variables):
     assert [request for request in seen if "/cdn/" in request] == ["GET /cdn/model.safetensors", CONTINUED]
 
 
+@pytest.mark.parametrize("name", ["HF_HUB_ENABLE_HF_TRANSFER", "HF_XET_HIGH_PERFORMANCE"])
+def test_other_ways_to_download_are_not_used(tmp_path, name):
+    """hf_transfer is asked for and not installed: huggingface_hub would end with a traceback."""
+    with serve_hub("org/model", COMMIT, FILES) as (endpoint, _):
+        run_script(*command(tmp_path / "out"), HF_ENDPOINT=endpoint, **{name: "1"})
+    assert is_whole(tmp_path / "out", FILES)
+
+
 def test_interrupted_download_continues_at_its_commit(tmp_path):
     out = tmp_path / "out"
     script, *arguments = command(out, revision="main")
