@@ -219,7 +219,7 @@ def test_out_of_memory(project, starving):
         pytest.skip("this machine has no memory cgroup of version 1: its SLURM cannot limit a job's memory")
     first, second = project.jobs("rule_train_lora_wildcards_memory")
     assert "OUT_OF_MEMORY" in output_of("sacct", "-n", "-P", "-o", "State", "-j", first["JobIDRaw"])
-    assert first["State"] in ("FAILED", "OUT_OF_MEMORY")  # by the process that the kernel ends, a rank or Snakemake's own
+    assert first["State"] in ("FAILED", "OUT_OF_MEMORY")  # a rank is ended, or Snakemake's process
     assert second["State"] == "COMPLETED"
     assert "--mem-per-cpu 100 " in first["SubmitLine"] and "--mem-per-cpu 4096 " in second["SubmitLine"]
 
