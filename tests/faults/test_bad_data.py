@@ -305,6 +305,8 @@ def test_without_permission(here, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) not in ("d.csv", "tiny"))
     check(said_of("test: d.csv"), "test: d.csv can't be read: you have no permission")
     check(said_of("directory: tiny"), "directory: tiny can't be read: you have no permission")
+    assert plan() == "chain.yaml: models.tiny.snapshot: tiny can't be read: you have no permission"
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "d.csv")
     with open("mine.yaml", "w") as file:
         file.write("datasets: {own: {test: d.csv}}")
     assert plan("mine.yaml") is None
