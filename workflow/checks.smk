@@ -1,7 +1,5 @@
 """Checks of the configuration, at once: a mistake ends the call before any job, in one sentence."""
 
-from itertools import pairwise
-
 import yaml
 from snakemake.utils import validate
 
@@ -36,16 +34,14 @@ try:
     checks.check_schema(SCHEMA)
     of_clone("planning.places").tidy_up(PATHVARS)
     validate(config, str(WORKFLOW / "schemas/config.schema.yaml"))  # puts the schema's defaults into config
-    asked = [] if IS_MODULE else sys.argv[1:]
-    asked = [of_clone("planning.targets").of_what(one, place("<results>"), place("<resources>")) for one in asked]
+    targets = of_clone("planning.targets")
+    asked = targets.asked_for(sys.argv[1:]) if workflow.is_main_process and not IS_MODULE else []
+    of_asked = [targets.of_what(one, place("<results>"), place("<resources>")) for one in asked]
     nemo_keys = yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text())
-    checks.check_runs(nemo_keys, place("<resources>/hf"), filter(None, asked))
-    if not IS_MODULE:
-        for before, argument in pairwise(sys.argv):  # Snakemake knows its targets only later
-            of_clone("planning.targets").check(
-                argument, config["runs"], config["datasets"], place("<results>/runs"), before
-            )
-            of_clone("planning.questions").check_target(argument, checks, place("<results>/answers"))
+    checks.check_runs(nemo_keys, place("<resources>/hf"), filter(None, of_asked))
+    for one in asked:
+        targets.check(one, config["runs"], config["datasets"], place("<results>/runs"))
+        of_clone("planning.questions").check_target(one, checks, place("<results>/answers"))
     # Not all, of a module; and not those that older profiles lack: onstart looks at what will run.
     used = [GPU_RULES[name] for name in ("train_lora", "predict", "verify_model") if MODIFIER.avail_rulename(name)]
     slurm.check_profile(workflow.resource_settings, used if config["accelerator"] == "gpu" else ())

@@ -28,7 +28,7 @@ if not IS_MODULE:
         os.environ.setdefault(variable, os.path.abspath(f".snakemake/cache/{cache}"))  # where ~ is full, or not there
     slurm.plan_as_submitted(workflow)
     of_clone("planning.speed").collect_less_garbage()
-    of_clone("planning.targets").explain(workflow, config)
+    targets.explain(workflow, config, place("<results>"))
 
 
 onstart:
@@ -39,6 +39,7 @@ onstart:
         start.check_jobs(workflow, checks, GPU_RULES, place("<resources>/images"), gpus_here)
     except Problem as problem:
         refuse(problem)
+    start.repeat_what_failed(workflow.persistence)
     stop.heed_signals()
 
 

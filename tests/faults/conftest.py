@@ -67,7 +67,7 @@ def plan(*files, targets=("all", "results/accuracy.tsv")):
         asked = filter(None, (of_what(target, "results", "resources") for target in targets))
         checks.check_runs(TRAIN, "resources/hf", asked)
         for target in targets:
-            check_target(target, config["runs"], config["datasets"], "results/runs", "")
+            check_target(target, config["runs"], config["datasets"], "results/runs")
         check_rows(checks)
     except Problem as problem:
         return str(problem)

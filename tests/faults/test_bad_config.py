@@ -13,6 +13,7 @@ PATHVARS = {
     "pathvars: {result: x}": "pathvars.result: no such key; is it results?",
     "pathvars: {temp: x}": "pathvars.temp: no such key; there are results, resources, logs, benchmarks",
     "pathvars: {results: ''}": "pathvars.results: is empty: name a directory",
+    "pathvars: {results: ./-x}": "pathvars.results: ./-x: begins with a dash, as an option does: name another",
     "pathvars: {logs: '  '}": "pathvars.logs: is empty: name a directory",
     "pathvars: {results: [a]}": ", line 1: pathvars: has no directory's name here, as in {results: mine}",
     "pathvars:\n  results: 5": ", line 2: pathvars: has no directory's name here",
@@ -173,6 +174,10 @@ YAML = {
     b"a: {<<: 5}\n": ", line 1: expected a mapping or list of mappings for merging",
     b"--- {a: 1}\n--- {b: 2}\n": ", line 2: ",
     b"%YAML 9.9\n---\na: 1\n": ", line 1: ",
+    b"datasets:\n  trials: {simulate: 0, sample: 0100}\n": ", line 2: 0100 is 64 to YAML",
+    b"a: -0_17\n": ", line 1: -0_17 is -15 to YAML",
+    b"a: 1:30\n": ", line 1: 1:30 is 90 to YAML",
+    b"a: 4:00:00\n": ", line 1: 4:00:00 is 14400 to YAML",
 }
 
 
@@ -255,6 +260,10 @@ def test_what_a_target_needs_is_there(here, target, words):
 
 
 def test_what_is_right_is_planned(here):
+    check("datasets: {trials: {simulate: 0, sample: 24, seed: 007}}", None)
+    run = "model: tiny, dataset: trials, tensor_model_parallel_size: 1"
+    check(f"runs:\n  x: &x {{{run}}}\n  y: &y {{{run}}}\n  z: {{<<: *x, <<: *y}}", None)
+    check('{\n\t"targets": ["base"]\n}', None)  # JSON
     (here / "real").mkdir()
     check("pathvars: {results: <root>/results, root: real, logs: real}", None)
     check("pathvars: {results: real/, resources: ./real//, benchmarks: ../there, logs: x~/$/a}", None)

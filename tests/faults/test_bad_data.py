@@ -68,6 +68,8 @@ KINDS = {
     ("d.csv", ROWS.replace("input,output", " input,output"), ""): (
         "test: d.csv has no column input: there are  input, output; ' input' has other blanks"
     ),
+    ("d.csv", "sep=;\n" + ROWS, ""): "test: d.csv, line 1: is sep=;, a note to Excel, and no columns' names: remove",
+    ("d.csv", "<!DOCTYPE html>\n<html>", ""): "test: d.csv: is a web page: download the file itself",
     (
         "d.csv",
         f"{NFD},output\na,b\n",
@@ -125,6 +127,7 @@ COLUMNS = {
 }
 CONTENTS = {
     ("d.csv", ROWS + "  ,good\n", ""): "test: d.csv, line 15: input is empty, so nothing is asked",
+    ("d.csv", ROWS + ",\n", ""): "test: d.csv, line 15: all fields are empty: remove the line",
     (
         "d.jsonl",
         '{"input": ["", " "], "output": "a"}',
@@ -171,6 +174,7 @@ ONE = {  # of items:
 }
 PATHS = {  # of a file, which is not there, in place of d.csv
     "''": "is empty: write a path",
+    "-d.csv": "-d.csv begins with a dash, as an option does: write ./-d.csv",
     "https://example.org/d.csv": "https://example.org/d.csv is an address: download it first, and write its path here",
     "hf://datasets/org/x/d.csv": "hf://datasets/org/x/d.csv is an address: download it first",
     "~/d.csv": f"`~` stays as it is in a path: write {HOME}/d.csv",

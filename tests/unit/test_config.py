@@ -17,7 +17,7 @@ from workflow.planning import Problem
 from workflow.planning.config import Checks
 from workflow.planning.parameters import Parameters
 from workflow.planning.questions import check_target as check_answers
-from workflow.planning.targets import LARGEST_SEED, check_options
+from workflow.planning.targets import LARGEST_SEED, asked_for, check_options
 from workflow.planning.targets import check as check_target
 from workflow.planning.yaml_files import check as check_yaml
 
@@ -265,7 +265,7 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
     ),
     'datasets: {x: {items: d.csv, prompt: "{input"}}': (
         "datasets.x.prompt: expected '}' before end of string; "
-        "a brace that stands for itself is written twice, {{ or }}"
+        "a column's name has no : and no ! here, and a brace that stands for itself is written twice, {{ or }}"
     ),
     "datasets: {x: {items: d.csv, prompt: input}}": (
         "datasets.x.prompt: has no column, as {input}: it would ask the same of each item"
@@ -646,9 +646,7 @@ def test_target_that_there_cannot_be(checked, target, words):
     ):
         check_target(f"{directory}/{right}", runs, {}, directory)
     check_target("results/accuracy.tsv", runs, {}, directory)
-    check_target("", runs, {}, directory, "--apptainer-args")
-    for before in "all", "--forcerun":
-        assert said(check_target, "", runs, {}, directory, before).startswith("'' on the command line is no target")
+    assert said(check_target, "", runs, {}, directory).startswith("'' on the command line is no target")
     assert load_configfile(SCHEMA)["$defs"]["run"]["properties"]["seeds"]["items"]["maximum"] == LARGEST_SEED
 
 
@@ -714,16 +712,22 @@ def test_run_on_questions_in_the_table(checked):
 def test_target_that_is_no_file_from_here(checked):
     runs, directory = checked("targets: [base]").config["runs"], "results/runs"
     one = "results/runs/lora/fold0/seed0/metrics.json"
-    assert said(check_target, "lora", runs, {}, directory) == (
-        f"lora: is a run and no target. Put it under targets:, or ask for a file of it: {one}"
-    )
-    check_target("lora", runs, {}, directory, "--profile")
     there = str(Path.cwd() / one)
     assert said(check_target, there, runs, {}, directory) == f"{there}: a target is a path from here: {one}"
     table = str(Path.cwd() / "results/accuracy.tsv")
     assert said(check_target, table, runs, {}, directory).endswith("a target is a path from here: results/accuracy.tsv")
     for target in there, table:
         check_target(target, runs, {}, str(Path.cwd() / directory))  # where pathvars say so
+
+
+def test_what_is_asked_for_on_the_command_line():
+    """Not the values of other options, which may be a run's name or a file of the results, too."""
+    words = "-F a -R b results/c --until d -O e --prioritize f --apptainer-args= -n"
+    assert asked_for(words.split()) == ["a", "b", "d", "e", "f", "results/c"]
+    of_a_job = "results/a --configfiles /here/results/m.yaml --report results/r.html --rerun-triggers mtime input code"
+    assert asked_for(of_a_job.split()) == ["results/a"]
+    assert asked_for(["--shadow-prefix", "results/x", "--cleanup-metadata", "results/runs/gone", "-n", "a"]) == ["a"]
+    assert asked_for(["--cores"]) == asked_for(["-s"]) == []  # of pytest, as an example
 
 
 def test_the_command_line_has_the_last_word(checked):
@@ -840,10 +844,6 @@ def test_sweep_is_no_run(checked):
     file = "results/runs/swept/fold0/seed0/metrics.json"
     assert said(check_target, file, runs, {}, directory) == f"{file}: swept {one}"
     assert said(check_answers, "results/answers/swept/own.tsv", checks, "results/answers").endswith(f": swept {one}")
-    words = "swept: is a sweep and no target. Put it under targets:, or ask for a file of it: "
-    assert (
-        said(check_target, "swept", runs, {}, directory) == f"{words}{directory}/swept-lr-0.1/fold0/seed0/metrics.json"
-    )
     warm = f"{{targets: [base], runs: {{{swept}, lora: {{train: {{start_from: swept}}}}}}}}"
     assert said(checked, warm) == f"mine.yaml: runs.lora.train.start_from: swept {one}"
 

@@ -67,6 +67,14 @@ def test_killed_ones_lock_is_taken_over_at_once(path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+@pytest.mark.parametrize("content", [b"", b"\0" * 150, b'{"pid": 12', b"[]", b"null", b'{"pid": 1}', b"\xff"])
+def test_damaged_lock_is_taken_over(path, content):
+    """As a power failure may leave it; where it is one that is just being written, its holder's heartbeat follows."""
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    assert holder(path, seconds=0).communicate() == ("takes over from a process that is gone\nheld\n", "")
+
+
 def test_zombie_is_gone(path):
     """Killed, and not waited for: its number is still there."""
     first = holder(path)

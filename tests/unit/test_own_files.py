@@ -80,6 +80,11 @@ VALUES = [  # of Parquet, and as text
     (pyarrow.array([float("nan")], pyarrow.float32()), None),
     (pyarrow.array([0.1], pyarrow.float32()), "0.1"),
     (pyarrow.array([2], pyarrow.float32()), "2.0"),
+    (pyarrow.array([[0.1, None]], pyarrow.list_(pyarrow.float32())), ["0.1", None]),
+    (
+        pyarrow.array([{"a": 0.1, "b": "1"}], pyarrow.struct({"a": pyarrow.float32(), "b": pyarrow.string()})),
+        {"a": "0.1", "b": "1"},
+    ),
     (pyarrow.array([1e20]), "1e+20"),
     (pyarrow.array([Decimal("1.10")]), "1.10"),
     (pyarrow.array([0], pyarrow.decimal128(9, 7)), "0.0000000"),
@@ -125,7 +130,7 @@ def test_quoted_fields(tmp_path):
 WRONG = {  # (name, content): what is said
     ("a.csv", "text,mood\na,good\nb\n"): (
         "a.csv, line 3: has 1 fields, but there are 2 columns: "
-        "put a field that holds a delimiter or a line break into quotation marks."
+        "put a field that holds a delimiter or a line break into quotation marks, and write empty fields, too."
     ),
     ("a.csv", "text,mood\na, b,good\n"): (
         "a.csv, line 2: has 3 fields, but there are 2 columns: "

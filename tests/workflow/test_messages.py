@@ -1,6 +1,7 @@
 """A mistake ends at once, before any job, in one line that names file, key, value and remedy."""
 
 import re
+import resource
 import shutil
 
 import pytest
@@ -55,6 +56,9 @@ TARGETS = (
     "Targets are export, compare_runs, write_report, all and files; runs, which go under targets:, base, tutorial, lora"
 )
 MISTYPED = {
+    "lora": "lora: is a run and no target. Put it under targets:, or ask for a file of it: "
+    "results/runs/lora/fold0/seed0/metrics.json",
+    "report.html": f"report.html: is no target; is it results/report.html? {TARGETS}, best",
     "lroa": f"lroa: is no target; is it lora? {TARGETS}, best",
     "train_lora": "train_lora: is a step of several jobs and no target. Ask for a file that it makes: "
     "results/runs/{run}/fold{fold}/seed{seed}/adapter.provenance.json",
@@ -69,6 +73,21 @@ MISTYPED = {
 def test_mistyped_target(workflow, target):
     """What no rule makes, or no file is there for, after one that can be made."""
     assert said(workflow, "--dry-run", "results/accuracy.tsv", target)[-1] == MISTYPED[target]
+
+
+def test_options_values_are_no_targets(workflow):
+    """A run may be named as a value of theirs, or as a step, and any file of them lie among the results."""
+    run = "model: mistral-7b, dataset: pubmedqa, tensor_model_parallel_size: 1"
+    (workflow / "resources").mkdir(exist_ok=True)
+    (workflow / "resources/mine.yaml").write_text(f"runs: {{code: {{{run}}}, all: {{{run}}}}}\ntargets: [code, all]")
+    options = "--dry-run --rerun-triggers mtime code --configfile"
+    done = snakemake(workflow, "all", *options.split(), str(workflow / "resources/mine.yaml"))
+    assert done.returncode == 0, done.stdout
+    swept = f"swept: {{{run}, train: {{max_steps: 60, val_check_interval: 15, lr: {{sweep: [0.1, 0.2]}}}}}}"
+    (workflow / "mine.yaml").write_text(f"targets: [base]\nruns: {{{swept}}}")
+    words = "swept: is a sweep and no target. Put it under targets:, or ask for a file of it: "
+    lines = said(workflow, "--forceall", "--dry-run", "swept", "--configfile", "mine.yaml")
+    assert lines[-1] == f"{words}results/runs/swept-lr-0.1/fold0/seed0/metrics.json"
 
 
 def test_results_that_cannot_be_written(workflow):
@@ -153,3 +172,25 @@ def test_torch_for_cpus_has_no_gpus(workflow, four_gpus, tmp_path, monkeypatch):
     (workflow / "mine.yaml").write_text("{image: null, accelerator: gpu}")
     problem = "gpu, but the torch of this environment is built for CPUs: make install TORCH=cuda, or set image:"
     assert said(workflow, "--configfile", "mine.yaml") == [f"mine.yaml: accelerator: {problem}"]
+
+
+def test_what_failed_is_repeated(workflow, tmp_path):
+    """With new settings, though what was made with the former ones is still there; twice."""
+    copy, made = shutil.copytree(workflow, tmp_path / "copy", symlinks=True), "results/data/trials/items/test.json"
+    mine, file = copy / "mine.yaml", copy / made
+    mine.write_text(settings := "{image: null, accelerator: cpu, datasets: {trials: {simulate: 0}}}")
+    assert snakemake(copy, made, "--configfile", "mine.yaml").returncode == 0
+    first = file.read_bytes()
+    mine.write_text(settings.replace("simulate: 0", "simulate: 1"))
+    for _ in range(2):
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # bytes of a file, for what is started from here
+        try:
+            failed = snakemake(copy, made, "--configfile", "mine.yaml")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert failed.returncode == 1 and "simulate_trials (dataset=trials): failed" in failed.stdout
+        assert file.read_bytes() == first
+    assert snakemake(copy, made, "--configfile", "mine.yaml").returncode == 0
+    assert file.read_bytes() != first
+    assert "Nothing to be done" in snakemake(copy, made, "--configfile", "mine.yaml").stdout

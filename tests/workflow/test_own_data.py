@@ -131,13 +131,13 @@ def test_from_files_to_json_lines(project):
 
 def test_questions_to_runs_on_other_data(project):
     """Planned of all models of a run, or of one; with labels of their own or those of the run's data set."""
-    (project / "more.yaml").write_text("datasets: {some: {test: data/many.tsv, labels: [a, b c]}}")
+    (project / "more.yaml").write_text("datasets: {some: {test: data/many.tsv, labels: [-a, b c]}}")
     files = "--configfile", "own.yaml", "more.yaml", "--dry-run", "--printshellcmds"
     labels = {  # of what is asked
         "reviews/many.tsv": "--labels '肯定' '否定'",
         "free/fold3/seed0/many.tsv": "",
-        "free/some.tsv": "--labels a 'b c'",
-        "base/some.tsv": "--labels a 'b c'",
+        "free/some.tsv": "--labels=-a '--labels=b c'",
+        "base/some.tsv": "--labels=-a '--labels=b c'",
         "many/many.tsv": "",
     }
     said = snakemake(project, *(f"results/answers/{target}" for target in labels), *files).stdout

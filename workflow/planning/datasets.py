@@ -113,6 +113,13 @@ def check_run(checks, name, run):
         checks.refuse([*path, "train", "repeat_maybe"], f"{run['dataset']} has no label maybe")
 
 
+def flag(name, values):
+    """A script's flag. A value that begins with a dash, as -1, would be taken for a flag itself."""
+    if any(value.startswith("-") for value in values):
+        return shlex.join(f"--{name}={value}" for value in values)
+    return f"--{name} {shlex.join(values)}"
+
+
 class DataSets:
     """What rules tell their scripts. A method with `of_job` in it returns a function of wildcards."""
 
@@ -132,7 +139,7 @@ class DataSets:
                 flags = {"labels": labels_of(entry), "gold": [entry["answer"]]}
             else:
                 flags = {"labels": labels_of(entry), "gold": ["final_decision"], "human": ["reasoning_required_pred"]}
-            return " ".join(f"--{name} {shlex.join(flags[name])}" for name in names if flags.get(name))
+            return " ".join(flag(name, flags[name]) for name in names if flags.get(name))
 
         return quickly(of_job)
 

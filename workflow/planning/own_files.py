@@ -20,8 +20,8 @@ def columns_of(entry, *names):
     return {name: entry[name] for name in names if name in entry}
 
 
-def is_large(file):
-    return os.path.getsize(file) > LARGE
+def is_large(*files):
+    return sum(map(os.path.getsize, files)) > LARGE
 
 
 def check_file(checks, path, entry, named, answered):
@@ -69,7 +69,7 @@ def check_items(checks, name, scored):
     """
     entry, path, read = checks.config["datasets"][name], ["datasets", name], {}
     files = {key: entry[key] for key in reversed(KEYS) if key in entry}
-    large = any(map(is_large, files.values()))
+    large = is_large(*files.values())
     for key, file in files.items():
         try:
             if large and not file.lower().endswith(".json"):

@@ -27,6 +27,8 @@ def check(checks):
             checks.refuse(path, "is empty: name a directory")
         if problem := unexpanded(value):
             checks.refuse(path, problem)
+        if tidy(value).startswith("-"):
+            checks.refuse(path, f"{value}: begins with a dash, as an option does: name another directory")
         if name in USED and tidy(value) == os.curdir:
             checks.refuse(path, f"{value}: is this directory itself: name one in it")
         if ".snakemake" in Path(value).parts:
@@ -71,6 +73,8 @@ def unreadable(path):
     """Why nothing can be read at a path that the configuration names, where that is not just missing; or None."""
     if not path.strip():
         return "is empty: write a path"
+    if path.startswith("-"):
+        return f"{path} begins with a dash, as an option does: write ./{path}"
     if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
         return f"{path} is an address: download it first, and write its path here"
     if path != path.strip() and not os.path.lexists(path):

@@ -2,13 +2,12 @@
 
 import os
 import re
-import shlex
 
 from ..scripts.common import template
 from ..scripts.common.user_files.items import answer_of, cut
 from ..scripts.common.user_files.reading import rows
 from . import Problem
-from .datasets import folds_of, labels_of
+from .datasets import flag, folds_of, labels_of
 from .own_files import check_file, check_items, is_large
 from .speed import quickly
 from .sweeps import unknown
@@ -91,7 +90,7 @@ class Questions:
 
         def of_job(wildcards):
             labels = labels_of_answers(self.config, wildcards.run, wildcards.dataset)
-            return f"--labels {shlex.join(labels)}" if labels else ""
+            return flag("labels", labels) if labels else ""
 
         return quickly(of_job)
 

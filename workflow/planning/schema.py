@@ -65,6 +65,8 @@ def explain(error, written):
         return path, f"{value!r} is not a {kind}; are these lines indented under the name of one?"
     if error.validator_value in ("number", "integer") and isinstance(value, str):
         return path, f"'{value}' is text to YAML; write a plain number, as 1.0e-4 for 1e-4"
+    if error.validator == "pattern" and path[-2:-1] == ["labels"]:
+        return path, f"{value!r}: {error.schema['description']}"
     return path, ". ".join(filter(None, [error.message, error.schema.get("description")]))
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 
+from snakemake.jobs import Job
 from snakemake.settings.types import RerunTrigger
 
 from . import Problem, container, machine, nodes, places, slurm
@@ -37,6 +38,22 @@ def check_jobs(workflow, checks, rules, images, gpus):
         slurm.check_submissions(of_nemo, workflow.executor_settings, checks.config["accelerator"] == "gpu")
         if shutil.which("squeue"):
             slurm.check_queue(jobs)
+
+
+def repeat_what_failed(persistence):
+    """Lets the next call repeat a job that failed in this one.
+
+    Snakemake removes a failed job's results, but records its settings as if they had been made. Where what was made of
+    the former ones is still there, it would say "Nothing to be done": with new settings the old figures would stand.
+    """
+    failed, params, postprocess = set(), persistence._params, Job.postprocess
+
+    async def noting_failure(job, *arguments, error=False, **others):
+        (failed.add if error else failed.discard)(job)
+        await postprocess(job, *arguments, error=error, **others)
+
+    Job.postprocess = noting_failure
+    persistence._params = lambda job: [*params(job), *["failed"] * (job in failed)]
 
 
 def check_settings(workflow, rules):

@@ -1,11 +1,14 @@
 """What is asked for on the command line: checked before Snakemake looks for a rule that makes it, and explained where
 there is none."""
 
+import io
 import os
 import re
+from contextlib import redirect_stderr
 from difflib import get_close_matches
 from pathlib import Path
 
+from snakemake.cli import get_argument_parser
 from snakemake.io import regex_from_filepattern, strip_wildcard_constraints
 from snakemake.logging import logger
 
@@ -15,7 +18,6 @@ from .sweeps import runs_of, unknown
 
 WORKFLOW = Path(__file__).parent.parent
 LARGEST_SEED = 4294966061  # as the schema has it
-OF_TARGETS = ("-n", "--dry-run", "-R", "--forcerun", "-U", "--until", "-O", "--omit-from", "-P", "--prioritize")
 LAST_COUNTS = (  # options of several values, by their names
     *(("--configfile", "--configfiles"), ("--config", "-C"), ("--forcerun", "-R"), ("--until", "-U")),
     *(("--omit-from", "-O"), ("--prioritize", "-P"), ("--resources", "--res"), ("--set-threads",)),
@@ -29,6 +31,18 @@ def check_options(arguments):
     for names in LAST_COUNTS:
         if sum(option in names for option in options) > 1:
             raise Problem(f"{names[0]} stands twice, and only the last would count: write all its values after one")
+
+
+def asked_for(arguments):
+    """The targets on a command line, and the steps and files that options name. Snakemake itself knows them only when
+    it has read the workflow."""
+    try:
+        with redirect_stderr(io.StringIO()):
+            found, _ = get_argument_parser().parse_known_args(arguments)
+    except SystemExit:  # they are those of another program, which calls Snakemake
+        return []
+    options = {*found.forcerun, *found.until, *found.omit_from, *found.prioritize}
+    return [*found.targets, *sorted(options - {*found.targets})]
 
 
 def below(target, directory):
@@ -63,16 +77,9 @@ def check_model(target, runs, results):
         name = entry.get("train", {}).get("start_from")
 
 
-def check(target, runs, datasets, directory, before=""):
-    """A file under `directory`, results/runs, is of one of the runs, and of a fold and seed that there can be.
-
-    before: the argument before it; after an option, it may be its value.
-    """
-    is_word = not target.startswith("-") and (not before.startswith("-") or before in OF_TARGETS[:2])
-    if is_word and (own := [target] if target in runs else runs_of(target, runs)):
-        kind, one = "run" if target in runs else "sweep", f"{directory}/{own[0]}/fold0/seed0/metrics.json"
-        raise Problem(f"{target}: is a {kind} and no target. Put it under targets:, or ask for a file of it: {one}")
-    if not target and (not before.startswith("-") or before in OF_TARGETS):
+def check(target, runs, datasets, directory):
+    """A file under `directory`, results/runs, is of one of the runs, and of a fold and seed that there can be."""
+    if not target:
         raise Problem("'' on the command line is no target: a variable of the shell may be empty")
     check_model(target, runs, Path(directory).parent)
     if not (parts := below(target, directory)):
@@ -114,8 +121,8 @@ class Explanation:
     """A filter of Snakemake's log: where it can't make a target, it says what there is. Snakemake alone knows which
     words of the command line are targets, and which rules a Snakefile has beside the workflow's."""
 
-    def __init__(self, workflow, config):
-        self.workflow = workflow
+    def __init__(self, workflow, config, results):
+        self.workflow, self.runs, self.results = workflow, config["runs"], results
         self.names = {kind: list(config[kind]) for kind in ("runs", "models", "datasets")}
 
     def filter(self, record):
@@ -142,10 +149,17 @@ class Explanation:
         return f"{rule.name}: is a step of several jobs and no target. Ask for a file that it makes: {made([rule])[-1]}"
 
     def of_word(self, word):
+        if own := [word] if word in self.runs else runs_of(word, self.runs):
+            kind, one = (
+                "run" if word in self.runs else "sweep",
+                f"{self.results}/runs/{own[0]}/fold0/seed0/metrics.json",
+            )
+            return f"{word}: is a {kind} and no target. Put it under targets:, or ask for a file of it: {one}"
         rules, runs = [rule.name for rule in self.workflow.rules], self.names["runs"]
         whole = [rule.name for rule in self.workflow.rules if not rule.has_wildcards()]
         there = f"Targets are {', '.join(whole)} and files; runs, which go under targets:, {', '.join(runs)}"
-        return f"{word}: is no target{nearest(word, [*runs, *rules]) or '.'} {there}"
+        file = next((f"; is it {file}?" for file in made(self.workflow.rules) if os.path.basename(file) == word), "")
+        return f"{word}: is no target{file or nearest(word, [*runs, *rules]) or '.'} {there}"
 
     def of_file(self, file):
         patterns, directory = made(self.workflow.rules), os.path.dirname(file)
@@ -161,5 +175,5 @@ class Explanation:
         return any(rule.is_producer(file) for rule in self.workflow.rules)
 
 
-def explain(workflow, config):
-    logger.addFilter(Explanation(workflow, config))
+def explain(workflow, config, results):
+    logger.addFilter(Explanation(workflow, config, results))

@@ -1,6 +1,9 @@
 """A configuration file, read more strictly than YAML is: what would be taken otherwise than it was meant is refused."""
 
+import json
 import os
+import re
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +26,9 @@ def check(file):
     except OSError as error:
         raise Problem(f"{os.path.relpath(file)}: can't be read: {error.strerror}") from None
     file = os.path.relpath(file)
+    with suppress(ValueError, RecursionError):
+        json.loads(content)
+        content = content.replace(b"\t", b" ")  # JSON, which may be indented by tabs; Snakemake reads it as such
     try:
         root = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     except RecursionError:
@@ -78,11 +84,15 @@ def check_keys(file, node, above, checked):
         raise Problem(f"{file}, line {node.start_mark.line + 1}: has the tag {tag}, which no key takes. Leave it out")
     if isinstance(node, yaml.ScalarNode):
         try:
-            yaml.SafeLoader("").construct_object(node)
+            value = yaml.SafeLoader("").construct_object(node)
         except Exception:  # of many kinds: 2026-13-45, !!int x
             kind = node.tag.removeprefix(PREFIX)
             problem = f"{node.value} is no {kind}, for which YAML takes it. Put it in quotes"
             raise Problem(f"{file}, line {node.start_mark.line + 1}: {problem}") from None
+        is_octal = re.fullmatch("[-+]?0[0-7_]+", node.value) and int(node.value) != value
+        if isinstance(value, int | float) and (is_octal or ":" in node.value):  # the latter is of base 60, as times
+            problem = f"{node.value} is {value} to YAML. Write the number in decimal, or put it in quotes"
+            raise Problem(f"{file}, line {node.start_mark.line + 1}: {problem}")
     children = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
         first = {}
@@ -91,7 +101,7 @@ def check_keys(file, node, above, checked):
             if key.tag not in (TEXT, MERGE):
                 name = f"the key {key.value}" if isinstance(key, yaml.ScalarNode) else "a key"
                 raise Problem(f"{file}, line {line}: {name} is no text to YAML. Put it in quotes")
-            if key.value in first:
+            if key.value in first and key.tag != MERGE:  # of several <<, all count
                 twice = f"{key.value} stands here and in line {first[key.value]}"
                 raise Problem(f"{file}, line {line}: {twice}; only one would count. Remove one")
             first[key.value] = line

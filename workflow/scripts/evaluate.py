@@ -93,7 +93,8 @@ def main():
     parser.add_argument("--test", required=True, type=Path, help="JSON Lines with the items that were to be predicted")
     parser.add_argument("--test-items", required=True, type=Path, help="JSON: {id: item}, the whole test set")
     parser.add_argument("--gold", required=True, help="the items' key with the gold answer")
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="a closed set of answers; none: free text")
+    help = "a closed set of answers; none: free text"
+    parser.add_argument("--labels", nargs="+", action="extend", metavar="LABEL", help=help)
     parser.add_argument("--human", help="the items' key with an annotator's answer")
     parser.add_argument("--label", required=True, help="a name for what was the answer in training")
     parser.add_argument("--name", nargs="*", default=[], metavar="KEY=VALUE", help="kept in the output")

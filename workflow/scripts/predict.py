@@ -142,9 +142,8 @@ def main():
     parser.add_argument(
         "--test", required=True, type=Path, help="JSON Lines: input, pmid or id and, where known, output"
     )
-    parser.add_argument(
-        "--labels", nargs="+", default=[], metavar="LABEL", help="a closed set of answers; none: free text"
-    )
+    help = "a closed set of answers; none: free text"
+    parser.add_argument("--labels", nargs="+", action="extend", default=[], metavar="LABEL", help=help)
     parser.add_argument("--chat-template", nargs="?", type=Path, help=CHAT_TEMPLATE)
     parser.add_argument("--settings", required=True, type=json.loads, help="JSON: the run's `predict:` settings")
     parser.add_argument("--work-dir", required=True, type=Path, help="batches that are done; removed at the end")

@@ -1,14 +1,18 @@
 """Small file helpers of the scripts: whole files or none, checksums, JSON Lines. Standard library only."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from common.ending import full_disk, is_full
+
+LEFT = 600  # seconds without a write, after which a file that was being written counts as left by a killed process
 
 
 @contextlib.contextmanager
@@ -19,6 +23,10 @@ def replacing(path, size=None):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been finished
+            if time.time() - left.stat().st_mtime > LEFT:
+                left.unlink()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial

@@ -31,9 +31,18 @@ def machine():
 def read(lock):
     """What stands in the lock file, or None where there is none."""
     try:
-        return lock.read_text()
+        return lock.read_text(errors="replace")
     except FileNotFoundError:
         return None
+
+
+def holder_of(content):
+    """Who wrote a lock file; {} where it is not whole: in the moment of its creation, or after a power failure."""
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) and holder.keys() >= {"pid", "machine", "host", "job", "since"} else {}
 
 
 def gone(holder):
@@ -76,7 +85,7 @@ def hold(lock, say):
     while not create(lock, me):
         if (content := read(lock)) is None:
             continue  # it has just been given back
-        holder = json.loads(content or "{}")  # empty: in the moment of its creation
+        holder = holder_of(content)
         if not gone(holder) and (now := wait_for_heartbeat(lock, content)) != content:
             if now and holder:
                 who, end = f"process {holder['pid']}", f"kill {holder['pid']}"
@@ -89,7 +98,7 @@ def hold(lock, say):
             partial.write_text(json.dumps(me))
         time.sleep(BEAT / 5)  # of two that take over at once, the one that came last holds it
         if read(lock) == json.dumps(me):
-            job = f" of SLURM job {holder['job']}" if holder.get("job") else ""
+            job = f" of SLURM job {holder['job']}" if holder and holder["job"] else ""
             say(f"takes over from a process{job} that is gone")
             break
     lock = lock.absolute()  # NeMo changes the working directory for moments
@@ -102,7 +111,7 @@ def hold(lock, say):
 
 def is_mine(lock, me):
     content = read(lock)
-    return bool(content) and {**json.loads(content), "beat": 0} == {**me, "beat": 0}
+    return bool(content) and {**holder_of(content), "beat": 0} == {**me, "beat": 0}
 
 
 def keep(lock, me, over):

@@ -5,6 +5,8 @@ Standard library only.
 import string
 from functools import lru_cache
 
+BRACES = "a column's name has no : and no ! here, and a brace that stands for itself is written twice, {{ or }}"
+
 
 @lru_cache
 def parts(template):
@@ -12,11 +14,11 @@ def parts(template):
     try:
         found = [(text, name, form or kind) for text, name, form, kind in string.Formatter().parse(template)]
     except ValueError as error:
-        raise ValueError(f"{error}; a brace that stands for itself is written twice, {{{{ or }}}}") from error
+        raise ValueError(f"{error}; {BRACES}") from error
     for _, name, more in found:
         if name == "" or more:
             problem = f"{{{name}… names no column" if more else "{} names no column"
-            raise ValueError(f"{problem}; a brace that stands for itself is written twice, {{{{ or }}}}")
+            raise ValueError(f"{problem}; {BRACES}")
     return [(text, name) for text, name, _ in found]
 
 

@@ -1,5 +1,6 @@
 """The rows of a user's Parquet file; values that are no texts, as text. Errors are ValueErrors."""
 
+from collections import Counter
 from decimal import Decimal
 
 
@@ -29,14 +30,29 @@ def text_in(scalar, name):
         raise ValueError(f"column {name} can't be read: {error.args[0]}") from error
 
 
+def with_floats(type, floats):
+    """An Arrow type with others in place of float32, in fields and lists, too."""
+    from pyarrow import list_, struct, types
+
+    if types.is_struct(type):
+        return struct([field.with_type(with_floats(field.type, floats)) for field in type])
+    if types.is_list(type):
+        return list_(type.value_field.with_type(with_floats(type.value_type, floats)))
+    return floats if types.is_float32(type) else type
+
+
 def exact(column):
     """float32 as it is printed: 0.1, not 0.10000000149011612."""
-    return column.cast("string").cast("float64") if column.type == "float" else column
+    from pyarrow import float64, string
+
+    as_text, as_double = (with_floats(column.type, floats) for floats in (string(), float64()))
+    return column if as_text == column.type else column.cast(as_text).cast(as_double)
 
 
 def named_twice(names):
     """One that stands twice among columns' names, or None. Those without a name nobody asks for."""
-    return next((name for name in names if name and names.count(name) > 1), None)
+    times = Counter(names)
+    return next((name for name in names if name and times[name] > 1), None)
 
 
 def read_parquet(file, names=None):

@@ -22,6 +22,7 @@ NO_TEXT = {  # by their first bytes
     b"PAR1\x15": "is Parquet: name it .parquet",
     b"\xff\xfe": "is UTF-16: save the file as UTF-8",
     b"\xfe\xff": "is UTF-16: save the file as UTF-8",
+    **dict.fromkeys((b"<!DOCTYPE html", b"<!doctype html", b"<html"), "is a web page: download the file itself"),
     b"version https://git-lfs": "is a pointer of Git LFS: fetch the file itself, by git lfs pull",
 }
 
@@ -49,6 +50,8 @@ def header(file, records):
     names = next(records, None)
     if not names:
         raise ValueError(f"{file}, line 1: is empty: its columns' names belong there")
+    if names[0].startswith("sep="):
+        raise ValueError(f"{file}, line 1: is {names[0]}, a note to Excel, and no columns' names: remove the line")
     if twice := named_twice(names):
         raise ValueError(f"{file}, line 1: has two columns {twice}: name one anew")
     return names
@@ -76,7 +79,10 @@ def read_csv(file, delimiter=","):
         if len(record) != len(names):
             counts = f"has {len(record)} fields, but there are {len(names)} columns"
             quote = "put a field that holds a delimiter or a line break into quotation marks"
-            raise ValueError(f"{file}, line {line}: {counts}: {quote}")
+            more = "" if len(record) > len(names) else ", and write empty fields, too"
+            raise ValueError(f"{file}, line {line}: {counts}: {quote}{more}")
+        if not any(record):
+            raise ValueError(f"{file}, line {line}: all fields are empty: remove the line")
         yield f"line {line}", None, dict(zip(names, record))
 
 
