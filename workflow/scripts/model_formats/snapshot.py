@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from common.files import read_json
 from model_formats import config_json, tokenizer
-from model_formats.manifest import indexed_files, problem_of_weights, snapshot_files
+from model_formats.manifest import problem_of_weights, snapshot_files, weight_files
 
 DTYPES = ("BF16", "F16", "F32")
 
@@ -122,7 +122,7 @@ class Snapshot:
 
     def missing_file(self):
         """A file with weights that the index names and that is not there, or None."""
-        files = sorted(indexed_files(self.directory) or [])
+        files = sorted(weight_files(self.directory) or [])
         return next((file for file in files if not (self.directory / file).exists()), None)
 
     def doubled_tensor(self):
