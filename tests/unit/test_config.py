@@ -653,6 +653,44 @@ def test_prompts_for_which_a_tokenizer_lacks_something(checked, tmp_path):
     assert said(checked, bos) == f"mine.yaml: models.x.snapshot: {tmp_path}: {broken}"
 
 
+@pytest.mark.parametrize("kind", ["control_symbols", "user_defined_symbols", None])
+@pytest.mark.parametrize("place", ["own", "hf/x"])
+def test_prompt_with_a_token_that_only_transformers_finds(checked, tmp_path, kind, place):
+    """[INST] of Mistral v0.3 is a control symbol of sentencepiece's; v0.1 has none, and a user-defined one is found."""
+    import sentencepiece
+
+    snapshot, text = tmp_path / place, "".join(f"Is it so {n}? Yes or no.\n" for n in range(99))
+    snapshot.mkdir(parents=True)
+    write_snapshot(snapshot)
+    (tmp_path / "text").write_text(text)
+    marks = {kind: ["[INST]", "[/INST]"]} if kind else {}
+    sentencepiece.SentencePieceTrainer.train(
+        input=tmp_path / "text", model_prefix=snapshot / "tokenizer", vocab_size=40, hard_vocab_limit=False, **marks
+    )
+    special = {"<s>": 1, **({"[INST]": 3, "[/INST]": 4} if kind else {})}
+    tokens = {str(number): {"content": token, "special": True} for token, number in special.items()}
+    write_json(snapshot / "tokenizer_config.json", {"added_tokens_decoder": tokens, "chat_template": "{{ messages }}"})
+    write_json(snapshot / "manifest.json", {"source": "org/x"})
+    keys = f"snapshot: {snapshot}" if place == "own" else f"repo: org/x, revision: {'a' * 40}"
+    run = "runs: {base: {model: x, dataset: own, label: null%s}}, datasets: {own: {test: d.csv, prompt: '%s'}}"
+    config = f"{{targets: [base], models: {{x: {{{keys}}}}}, {run}}}"
+
+    def words(token):
+        return (
+            f"mine.yaml: datasets.own.prompt: {token} is one token to transformers and vLLM, but text to NeMo, by x's"
+        )
+
+    marked = config % ("", "[INST] {input} [/INST]")
+    if kind == "control_symbols":
+        assert said(checked, marked, fetched=tmp_path / "hf").startswith(words("[INST]"))
+    else:
+        checked(marked, fetched=tmp_path / "hf")
+    assert said(checked, config % ("", "<s>{input}"), fetched=tmp_path / "hf").startswith(words("<s>"))
+    checked(config % (", chat_template: true", "[INST] {input}"), fetched=tmp_path / "hf")
+    (snapshot / "tokenizer.model").unlink()  # both take tokenizer.json then
+    checked(marked, fetched=tmp_path / "hf")
+
+
 @pytest.mark.parametrize("model", ["snapshot", "fetched"])
 def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
     fetched, snapshot = tmp_path / "hf", tmp_path / "hf" / ("local" if model == "fetched" else "own")
