@@ -6,7 +6,8 @@ import random
 import shutil
 
 import pytest
-from helpers import MODEL, run_script
+from helpers import MODEL, run_script, weights
+from model_formats.config_json import expected_shapes
 from model_formats.peft_config import NEUTRAL, READ, SILENT, PeftConfig
 
 from .conftest import is_sentence, plan
@@ -98,7 +99,8 @@ def test_file_of_a_snapshot(here, name, what):
 
 
 INDEX = "model.safetensors.index.json"
-SHARDS = {"model.safetensors": None, "model-1.safetensors": b"\x02" + bytes(7) + b"{}"}
+SHARDS = {"model.safetensors": None, "model-1.safetensors": weights(expected_shapes(MODEL))}
+LAST = {name: shape for name, shape in expected_shapes(MODEL).items() if ".3." in name}
 TIKTOKEN = b"IQ== 0\nIg== 1\n"
 FILES = {  # {file: content} beside those that there are, or instead; None: not there
     "no weights": ({"model.safetensors": None}, ": has no weights as model*.safetensors. Take"),
@@ -107,6 +109,23 @@ FILES = {  # {file: content} beside those that there are, or instead; None: not 
         ": has no weights as model*.safetensors, only pytorch_model.bin. Take",
     ),
     "cut off": ({"model.safetensors": b"\x99\0\0\0\0\0\0\0{"}, "/model.safetensors: not a whole safetensors file"),
+    "no tensors": ({"model.safetensors": weights({})}, ": has 0 tensors, but 4 layers in config.json: is a"),
+    "layers without end": (
+        {"config.json": json.dumps(MODEL | {"num_hidden_layers": 10**12}).encode()},
+        ": has 39 tensors, but 1000000000000 layers in config.json: is a *.safetensors file missing?",
+    ),
+    "a layer less": (
+        {"config.json": json.dumps(MODEL | {"num_hidden_layers": 5}).encode()},
+        ": 9 tensors are missing, model.layers.4.input_layernorm.weight the first: is a *.safetensors file missing?",
+    ),
+    "a layer more": (
+        {"config.json": json.dumps(MODEL | {"num_hidden_layers": 3}).encode()},
+        f": holds {min(LAST)}, which a MistralForCausalLM of 3 layers has not",
+    ),
+    "another vocabulary": (
+        {"config.json": json.dumps(MODEL | {"vocab_size": 512}).encode()},
+        ": model.embed_tokens.weight has the shape [400, 128]; config.json makes it [512, 128]",
+    ),
     "no header": (
         {"model.safetensors": b"version https://git-lfs"},
         "/model.safetensors: not a whole safetensors file",

@@ -2,7 +2,6 @@
 key, value and remedy."""
 
 import json
-import math
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from common.files import write_json
 from helpers import MODEL, ROOT, write_snapshot
+from helpers import weights as tensors
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config, validate
 
@@ -535,16 +535,6 @@ def test_adapter_is_no_candidate(checked):
     assert said(checked, config) == "mine.yaml: runs.chosen.choose: theirs is not among the runs that have train:"
 
 
-def of_tensors(shapes):
-    """A safetensors file, all zeros."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + bytes(end)
-
-
 def test_adapter_nemo_that_is_no_tar(checked, tmp_path):
     (tmp_path / "x.nemo").write_bytes(b"PK\x03\x04zip")
     words = "mine.yaml: runs.theirs.adapter: x.nemo: is no adapter.nemo, which is a tar file"
@@ -584,7 +574,7 @@ def test_adapter_of_ones_own(checked, tmp_path):
     write_json(config, peft)
     words = f"{place} peft/adapter_model.safetensors: not a whole safetensors file ("
     assert said(checked, run).startswith(words)
-    whole = of_tensors({"a": [1]})
+    whole = tensors({"a": [1]})
     (tmp_path / "peft/adapter_model.safetensors").write_bytes(whole[:-1])
     assert said(checked, run).startswith(words)
     q, k = (f"model.layers.0.self_attn.{name}_proj" for name in "qk")
@@ -603,7 +593,7 @@ def test_adapter_of_ones_own(checked, tmp_path):
         ),
     ):
         write_json(config, peft | change)
-        (tmp_path / "peft/adapter_model.safetensors").write_bytes(of_tensors(shapes))
+        (tmp_path / "peft/adapter_model.safetensors").write_bytes(tensors(shapes))
         assert said(checked, run).startswith(f"{place} peft/adapter_model.safetensors: {words}")
     for change in (
         {},
@@ -613,7 +603,7 @@ def test_adapter_of_ones_own(checked, tmp_path):
         {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
     ):
         write_json(config, peft | change)
-        (tmp_path / "peft/adapter_model.safetensors").write_bytes(of_tensors(weights))
+        (tmp_path / "peft/adapter_model.safetensors").write_bytes(tensors(weights))
         checked(run)
     write_json(config, {})
     checked(run.replace("[theirs]", "[base]"))  # nobody asks for it; it may be on another machine
@@ -695,15 +685,14 @@ def test_prompt_with_a_token_that_only_transformers_finds(checked, tmp_path, kin
 def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
     fetched, snapshot = tmp_path / "hf", tmp_path / "hf" / ("local" if model == "fetched" else "own")
     fetched.mkdir()
-    write_snapshot(snapshot)
-    write_json(snapshot / "config.json", MODEL | {"num_attention_heads": 32, "num_key_value_heads": 8})
+    write_snapshot(snapshot, MODEL | {"num_attention_heads": 32, "num_key_value_heads": 8})
     write_json(snapshot / "manifest.json", {"source": "org/x"})
     keys = f"snapshot: {snapshot}" if model == "snapshot" else f"repo: org/x, revision: {'a' * 40}"
     runs = "{lora: {model: local, devices: 16, tensor_model_parallel_size: 16}}"
     config = f"{{models: {{local: {{{keys}}}}}, runs: {runs}}}"
     words = "runs.lora.tensor_model_parallel_size: 16 does not divide the 8 num_key_value_heads of local"
     assert said(checked, config, fetched=fetched) == f"mine.yaml: {words} ({snapshot}/config.json)"
-    write_json(snapshot / "config.json", MODEL | {"num_attention_heads": 32, "num_key_value_heads": 16})
+    write_snapshot(snapshot, MODEL | {"num_attention_heads": 32, "num_key_value_heads": 16})
     checked(config, fetched=fetched)
     if model == "fetched":  # what is there is of another model
         write_json(snapshot / "config.json", {"num_attention_heads": 1})

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 from ..scripts.model_formats import config_json, tokenizer
-from ..scripts.model_formats.manifest import belongs, counts, other_weights, problem_of_weights, weight_files
+from ..scripts.model_formats.manifest import belongs, counts, other_weights, shapes_of_weights, weight_files
 from . import Problem, places
 from .machine import shapes
 
@@ -51,7 +51,7 @@ def problem_of_snapshot(directory):
 
 
 def problems(directory):
-    """Of a snapshot, each with its file; None where there is none. Its weights are not read, only where they lie."""
+    """Of a snapshot, each with its file; None where there is none. Its weights are not read, only their headers."""
     try:
         weights, broken = weight_files(directory), None
     except (ValueError, OSError) as error:
@@ -61,9 +61,15 @@ def problems(directory):
     yield of_file(directory / "config.json", lambda file: config_json.unsupported(config_json.read_whole(file)))
     yield of_file(directory, lambda _: other_weights([file.name for file in directory.iterdir()]))
     yield broken
-    named = weights or {file.name for file in files if file.suffix == ".safetensors"}
+    named, tensors = weights or {file.name for file in files if file.suffix == ".safetensors"}, {}
+
+    def read(file):
+        tensors.update(shapes_of_weights(file))
+
     for file in map(directory.joinpath, sorted(named)):
-        yield of_file(file, problem_of_weights) if file.exists() else f"{file} is not there. Fetch it again"
+        yield of_file(file, read) if file.exists() else f"{file} is not there. Fetch it again"
+    config = config_json.read(directory / "config.json")
+    yield of_file(directory, lambda _: config_json.problem_of_shapes(config, tensors))
     yield of_file(directory, tokenizer.problem)
 
 
