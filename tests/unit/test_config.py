@@ -551,7 +551,7 @@ def test_adapter_of_ones_own(checked, tmp_path):
     (tmp_path / "peft/adapter_model.safetensors").touch()
     peft = {"peft_type": "LORA", "base_model_name_or_path": "mistralai/Mistral-7B-v0.1", "use_dora": False}
     peft["target_modules"] = ["q_proj"]
-    there = "which names no module that is supported: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    there = "which names no supported module: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
     for change, words in (
         ({"use_dora": True}, "use_dora is True, which is not supported"),
         (
@@ -562,7 +562,8 @@ def test_adapter_of_ones_own(checked, tmp_path):
         ({"target_modules": None}, f"target_modules is None, {there}"),
         ({"target_modules": ["lm_head"]}, f"target_modules is ['lm_head'], {there}"),
         ({"target_modules": "query_key_value"}, f"target_modules is query_key_value, {there}"),
-        ({"exclude_modules": ["q_proj"]}, f"target_modules is ['q_proj'], {there}"),
+        ({"exclude_modules": ["q_proj"]}, f"target_modules is ['q_proj'], exclude_modules ['q_proj'], {there}"),
+        ({"layers_to_transform": [0.5]}, f"target_modules is ['q_proj'], layers_to_transform [0.5], {there}"),
         ({"exclude_modules": 5}, "exclude_modules is 5: no names"),
         ({"init_lora_weights": "olora"}, "init_lora_weights is olora, which is not supported"),
         ({"layers_pattern": "blocks"}, "layers_pattern is blocks, which is not supported"),

@@ -121,7 +121,8 @@ class PeftConfig:
                 return f"{name} is no regular expression ({error})"
         if not any(self.is_target(f"model.layers.{layer}.{name}") for name in LINEAR for layer in range(LAYERS)):
             there = ", ".join(name.split(".")[1] for name in LINEAR)
-            return f"target_modules is {str(targets)[:100]}, which names no module that is supported: {there}"
+            more = "".join(f", {key} {c[key]}" for key in ("exclude_modules", "layers_to_transform") if c.get(key))
+            return f"target_modules is {str(targets)[:100]}{more[:200]}, which names no supported module: {there}"
         base, said = str(c.get("base_model_name_or_path")), str(c.get("revision"))
         if revision and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
             if base != source:
