@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import pty
 import shutil
@@ -12,24 +13,33 @@ import tarfile
 import termios
 from pathlib import Path
 
+from model_formats.config_json import expected_shapes
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "workflow/scripts"
 MODEL = {"architectures": ["MistralForCausalLM"], "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
 MODEL |= {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 400, "max_position_embeddings": 1024}
 MODEL |= {"rms_norm_eps": 1e-5}
 BPE = {"type": "BPE", "vocab": {}, "merges": []}
-SNAPSHOT = {  # {file: content}: as much as a plan asks of one
-    "config.json": json.dumps(MODEL),
-    "tokenizer.json": json.dumps({"version": "1.0", "added_tokens": [], "model": BPE}),
-    "model.safetensors": "\x02" + "\0" * 7 + "{}",
-}
 
 
-def write_snapshot(directory):
-    """What can be planned with, and not converted."""
+def weights(shapes):
+    """A safetensors file of tensors, {name: shape}, all zeros."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(end)
+
+
+def write_snapshot(directory, model=MODEL):
+    """What can be planned with: its tokenizer knows no word."""
     directory.mkdir(exist_ok=True)
-    for name, content in SNAPSHOT.items():
-        (directory / name).write_text(content)
+    tokenizer = {"version": "1.0", "added_tokens": [], "model": BPE}
+    for name, content in ("config.json", model), ("tokenizer.json", tokenizer):
+        (directory / name).write_text(json.dumps(content))
+    (directory / "model.safetensors").write_bytes(weights(expected_shapes(model)))
 
 
 def environment(**variables):

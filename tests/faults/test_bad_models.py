@@ -6,7 +6,8 @@ import random
 import shutil
 
 import pytest
-from helpers import MODEL, run_script
+from helpers import MODEL, run_script, weights
+from model_formats.config_json import expected_shapes
 from model_formats.peft_config import NEUTRAL, READ, SILENT, PeftConfig
 
 from .conftest import is_sentence, plan
@@ -79,7 +80,8 @@ def test_config_json(here, number):
 
 @pytest.mark.kind("files of local snapshots, at planning")
 @pytest.mark.parametrize(
-    "name", ["config.json", "tokenizer.model", "tokenizer.json", "model.safetensors", "merges.txt"]
+    "name",
+    ["config.json", "tokenizer.model", "tokenizer.json", "model.safetensors", "special_tokens_map.json"],
 )
 @pytest.mark.parametrize("what", ["empty", "dead link", "directory"])
 def test_file_of_a_snapshot(here, name, what):
@@ -97,6 +99,9 @@ def test_file_of_a_snapshot(here, name, what):
 
 
 INDEX = "model.safetensors.index.json"
+SHARDS = {"model.safetensors": None, "model-1.safetensors": weights(expected_shapes(MODEL))}
+LAST = {name: shape for name, shape in expected_shapes(MODEL).items() if ".3." in name}
+TIKTOKEN = b"IQ== 0\nIg== 1\n"
 FILES = {  # {file: content} beside those that there are, or instead; None: not there
     "no weights": ({"model.safetensors": None}, ": has no weights as model*.safetensors. Take"),
     "pickled weights": (
@@ -104,17 +109,41 @@ FILES = {  # {file: content} beside those that there are, or instead; None: not 
         ": has no weights as model*.safetensors, only pytorch_model.bin. Take",
     ),
     "cut off": ({"model.safetensors": b"\x99\0\0\0\0\0\0\0{"}, "/model.safetensors: not a whole safetensors file"),
+    "no tensors": ({"model.safetensors": weights({})}, ": has 0 tensors, but 4 layers in config.json: is a"),
+    "layers without end": (
+        {"config.json": json.dumps(MODEL | {"num_hidden_layers": 10**12}).encode()},
+        ": has 39 tensors, but 1000000000000 layers in config.json: is a *.safetensors file missing?",
+    ),
+    "a layer less": (
+        {"config.json": json.dumps(MODEL | {"num_hidden_layers": 5}).encode()},
+        ": 9 tensors are missing, model.layers.4.input_layernorm.weight the first: is a *.safetensors file missing?",
+    ),
+    "a layer more": (
+        {"config.json": json.dumps(MODEL | {"num_hidden_layers": 3}).encode()},
+        f": holds {min(LAST)}, which a MistralForCausalLM of 3 layers has not",
+    ),
+    "another vocabulary": (
+        {"config.json": json.dumps(MODEL | {"vocab_size": 512}).encode()},
+        ": model.embed_tokens.weight has the shape [400, 128]; config.json makes it [512, 128]",
+    ),
     "no header": (
         {"model.safetensors": b"version https://git-lfs"},
         "/model.safetensors: not a whole safetensors file",
     ),
-    "no shard": ({INDEX: b'{"weight_map": {"a": "model-2.safetensors"}}'}, "/model-2.safetensors is not there"),
-    "index: number": ({INDEX: b'{"weight_map": 5}'}, f"/{INDEX}: no index of weights"),
-    "index: none": ({INDEX: b'{"weight_map": {}}'}, f"/{INDEX}: no index of weights"),
-    "index: list": ({INDEX: b"[]"}, f"/{INDEX}: no index of weights"),
-    "index: numbers": ({INDEX: b'{"weight_map": {"a": 1}}'}, f"/{INDEX}: no index of weights"),
-    "index: path": ({INDEX: b'{"weight_map": {"a": "../x"}}'}, f"/{INDEX}: no index of weights"),
-    "index: text": ({INDEX: b"{"}, f"/{INDEX}: no index of weights"),
+    "no shard": (
+        SHARDS | {INDEX: b'{"weight_map": {"a": "model-2.safetensors"}}'},
+        "/model-2.safetensors is not there",
+    ),
+    "index: number": (SHARDS | {INDEX: b'{"weight_map": 5}'}, f"/{INDEX}: no index of weights"),
+    "index: none": (SHARDS | {INDEX: b'{"weight_map": {}}'}, f"/{INDEX}: no index of weights"),
+    "index: list": (SHARDS | {INDEX: b"[]"}, f"/{INDEX}: no index of weights"),
+    "index: numbers": (SHARDS | {INDEX: b'{"weight_map": {"a": 1}}'}, f"/{INDEX}: no index of weights"),
+    "index: path": (SHARDS | {INDEX: b'{"weight_map": {"a": "../x"}}'}, f"/{INDEX}: no index of weights"),
+    "index: text": (SHARDS | {INDEX: b"{"}, f"/{INDEX}: no index of weights"),
+    "tiktoken": (
+        {"tokenizer.json": None, "tokenizer.model": TIKTOKEN},
+        ": tokenizer.model is a vocabulary for tiktoken. Take a repository or revision with tokenizer.json",
+    ),
     "no tokenizer": ({"tokenizer.json": None}, ": holds neither tokenizer.model nor tokenizer.json"),
     "tokenizer: {}": ({"tokenizer.json": b"{}"}, ": tokenizer.json is empty or broken"),
     "tokenizer: list": ({"tokenizer.json": b"[]"}, ": tokenizer.json is empty or broken"),
@@ -134,8 +163,63 @@ def test_snapshot_that_is_not_whole(here, case):
     assert is_sentence(said) and said.startswith(f"chain.yaml: models.tiny.snapshot: tiny{words}"), said
 
 
+HARMLESS = {  # {file: what it is} beside those that there are
+    "tokenizer/": {"tokenizer": "directory"},
+    "merges.txt": {"merges.txt": b""},
+    "vocab.json": {"vocab.json": "dead link"},
+    "code of a tokenizer": {"tokenizer_x.py": b""},
+    "tiktoken": {"tokenizer.model": TIKTOKEN},
+    "an index of shards that are gone": {INDEX: b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'},
+    "an index that is none": {INDEX: b"{"},
+    "weights that the index does not name": {
+        **SHARDS,
+        "model.safetensors": "dead link",
+        "model-extra.safetensors": "dead link",
+        INDEX: b'{"weight_map": {"a": "model-1.safetensors"}}',
+    },
+}
+
+
+@pytest.mark.kind("files of local snapshots that do no harm, at planning")
+@pytest.mark.parametrize("case", HARMLESS)
+def test_harmless_files(here, case):
+    """Planned with, and brought without what nobody reads."""
+    for name, content in HARMLESS[case].items():
+        file = here / "tiny" / name
+        file.unlink(missing_ok=True)
+        if content == "directory":
+            file.mkdir()
+        elif content == "dead link":
+            file.symlink_to("gone")
+        else:
+            file.write_bytes(content)
+    assert plan() is None
+    run_script("download_model.py", "--snapshot", here / "tiny", "--output-dir", here / "out")
+    assert all(file.is_file() for file in (here / "out").iterdir())
+
+
+@pytest.mark.kind("files of local snapshots, at planning")
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("tiny/config.json", ", as it is a file. Name the directory that holds it"),
+        ("models--org--x", f", as it has no config.json. Name models--org--x/snapshots/{40 * 'a'}"),
+        ("resources/hf/tiny", " is where the workflow keeps its own files: move the snapshot elsewhere"),
+    ],
+)
+def test_another_place_than_meant(here, place, words):
+    shutil.copytree("tiny", f"models--org--x/snapshots/{40 * 'a'}")
+    shutil.copytree("tiny", "resources/hf/tiny")
+    (here / "mine.yaml").write_text(f"models: {{tiny: {{snapshot: {place}}}}}")
+    said = plan("mine.yaml")
+    assert said.startswith(f"mine.yaml: models.tiny.snapshot: {place}") and said.endswith(words) and is_sentence(said)
+
+
 @pytest.mark.kind("GGUF files, at planning")
-@pytest.mark.parametrize("content", [b"", b"GG", b"PK\x03\x04zip", b"version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"GGUF", b"GGUF" + bytes(96), b"", b"GG", b"PK\x03\x04zip", b"version https://git-lfs.github.com/spec/v1\n"],
+)
 def test_gguf_that_is_none(here, content):
     (here / "x.gguf").write_bytes(content)
     (here / "mine.yaml").write_text("models: {tiny: {snapshot: null, gguf: x.gguf}}")

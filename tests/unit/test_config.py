@@ -10,6 +10,7 @@ import pytest
 import yaml
 from common.files import write_json
 from helpers import MODEL, ROOT, write_snapshot
+from helpers import weights as tensors
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config, validate
 
@@ -128,11 +129,21 @@ MISTAKES = {  # laid over config/config.yaml: what is said, before what the sche
                 "model.data.train_ds.add_eos stays as it is: prediction would go on without it"
             ),
             "trainer.num_nodes=2": "trainer.num_nodes stays as it is: write nodes: in the run",
+            "++model.optim.weight_decay=0": (
+                "++model.optim.weight_decay=0: write key=value, as model.optim.weight_decay=0.1"
+            ),
             "+=5": "+=5: write key=value, as model.optim.weight_decay=0.1",
             "+model.seed.x=5": "model.seed.x: train_lora.yaml has a value, no section, above it",
             "model.optim.betas=[1": "model.optim.betas=[1: the value is no YAML; quote it",
         }.items()
     },
+    "runs: {lora: {train: {adapter_alpha: 16, nemo: [model.peft.lora_tuning.alpha=64]}}}": (
+        "runs.lora.train.nemo: model.peft.lora_tuning.alpha is set by the run's adapter_alpha: remove one of them"
+    ),
+    "runs: {lora: {train: {nemo: [model.optim.weight_decay=0, +model.optim.weight_decay=1]}}}": (
+        "runs.lora.train.nemo: model.optim.weight_decay=0 and +model.optim.weight_decay=1 set the same key: "
+        "remove one of them"
+    ),
     "runs: {lora: {devices: 1.0}}": "runs.lora.devices: 1.0 is not of type 'integer'",
     "runs: {lora: {folds: [0.0]}}": "runs.lora.folds: 0.0 is not of type 'integer'",
     "datasets: {x: {simulate: 1, sample: 24.0}}": "datasets.x.sample: 24.0 is not of type 'integer'",
@@ -436,7 +447,8 @@ def test_what_the_key_is_for_is_said(checked):
 
 def test_what_is_right_passes(checked, tmp_path):
     write_snapshot(tmp_path)
-    train = "{start_from: lora, lr: 0.1, max_steps: 9, val_check_interval: 9, nemo: [+a.b=1]}"
+    train = "{start_from: lora, lr: 0.1, max_steps: 9, val_check_interval: 9"
+    train += ", nemo: [+a.b=1, model.peft.lora_tuning.alpha=9]}"
     more = "tutorial: {predict: {devices: 1, tensor_model_parallel_size: 1}}, best: {tensor_model_parallel_size: 4}"
     more += f", new: {{model: mistral-7b, dataset: pubmedqa, train: {train}}}"
     checks = checked(
@@ -523,6 +535,12 @@ def test_adapter_is_no_candidate(checked):
     assert said(checked, config) == "mine.yaml: runs.chosen.choose: theirs is not among the runs that have train:"
 
 
+def test_adapter_nemo_that_is_no_tar(checked, tmp_path):
+    (tmp_path / "x.nemo").write_bytes(b"PK\x03\x04zip")
+    words = "mine.yaml: runs.theirs.adapter: x.nemo: is no adapter.nemo, which is a tar file"
+    assert said(checked, f"targets: [theirs]\nruns: {{{THEIRS} nemo: x.nemo}}}}}}") == words
+
+
 def test_adapter_of_ones_own(checked, tmp_path):
     """What adapter_config.json says is refused before any job."""
     config, run = tmp_path / "peft/adapter_config.json", f"targets: [theirs]\nruns: {{{THEIRS} directory: peft}}}}}}"
@@ -532,6 +550,8 @@ def test_adapter_of_ones_own(checked, tmp_path):
     assert said(checked, run).startswith(f"{place} peft has its weights as adapter_model.bin, which may run any code")
     (tmp_path / "peft/adapter_model.safetensors").touch()
     peft = {"peft_type": "LORA", "base_model_name_or_path": "mistralai/Mistral-7B-v0.1", "use_dora": False}
+    peft["target_modules"] = ["q_proj"]
+    there = "which names no supported module: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
     for change, words in (
         ({"use_dora": True}, "use_dora is True, which is not supported"),
         (
@@ -539,6 +559,14 @@ def test_adapter_of_ones_own(checked, tmp_path):
             "the adapter is one of org/x, the snapshot is mistralai/Mistral-7B-v0.1",
         ),
         ({"peft_type": None}, "peft_type is None; only LORA is supported"),
+        ({"target_modules": None}, f"target_modules is None, {there}"),
+        ({"target_modules": ["lm_head"]}, f"target_modules is ['lm_head'], {there}"),
+        ({"target_modules": "query_key_value"}, f"target_modules is query_key_value, {there}"),
+        ({"exclude_modules": ["q_proj"]}, f"target_modules is ['q_proj'], exclude_modules ['q_proj'], {there}"),
+        ({"layers_to_transform": [0.5]}, f"target_modules is ['q_proj'], layers_to_transform [0.5], {there}"),
+        ({"exclude_modules": 5}, "exclude_modules is 5: no names"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is olora, which is not supported"),
+        ({"layers_pattern": "blocks"}, "layers_pattern is blocks, which is not supported"),
     ):
         write_json(config, peft | change)
         assert said(checked, run).startswith(f"{place} peft/adapter_config.json: {words}")
@@ -547,12 +575,37 @@ def test_adapter_of_ones_own(checked, tmp_path):
     write_json(config, peft)
     words = f"{place} peft/adapter_model.safetensors: not a whole safetensors file ("
     assert said(checked, run).startswith(words)
-    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    whole = len(header).to_bytes(8, "little") + header + bytes(4)
+    whole = tensors({"a": [1]})
     (tmp_path / "peft/adapter_model.safetensors").write_bytes(whole[:-1])
     assert said(checked, run).startswith(words)
-    (tmp_path / "peft/adapter_model.safetensors").write_bytes(whole)
-    checked(run)
+    q, k = (f"model.layers.0.self_attn.{name}_proj" for name in "qk")
+    weights = {f"base_model.model.{q}.lora_A.weight": [8, 4], f"base_model.model.{q}.lora_B.weight": [4, 8]}
+    more = {name.replace("q_proj", "k_proj"): shape for name, shape in weights.items()}
+    for shapes, change, words in (
+        ({}, {}, "holds no tensor"),
+        ({"a": [1]}, {}, "holds a, which is no lora_A or lora_B of a linear layer"),
+        ({"base_model.model.lm_head.lora_A.weight": [8, 4]}, {}, "holds lm_head, which is none of a layer's self_attn"),
+        (weights | more, {}, f"holds {k}, which target_modules in adapter_config.json does not name"),
+        (weights, {"rank_pattern": {"q_proj": 4}}, f"lora_A of {q} has the shape [8, 4], but rank 4 by adapter_config"),
+        (
+            weights | more,
+            {"target_modules": ["q_proj", "k_proj"], "alpha_pattern": {"k_proj": 24}},
+            f"alpha / rank is 1 in {q} and 3 in most others; NeMo has one for all",
+        ),
+    ):
+        write_json(config, peft | change)
+        (tmp_path / "peft/adapter_model.safetensors").write_bytes(tensors(shapes))
+        assert said(checked, run).startswith(f"{place} peft/adapter_model.safetensors: {words}")
+    for change in (
+        {},
+        {"exclude_modules": ["lm_head", "k_proj"], "init_lora_weights": "orthogonal"},
+        {"layers_to_transform": [0, 1], "layers_pattern": "layers", "exclude_modules": r".*\.k_proj"},
+        {"layers_to_transform": [0, 1], "layers_pattern": ["layers"]},
+        {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},
+    ):
+        write_json(config, peft | change)
+        (tmp_path / "peft/adapter_model.safetensors").write_bytes(tensors(weights))
+        checked(run)
     write_json(config, {})
     checked(run.replace("[theirs]", "[base]"))  # nobody asks for it; it may be on another machine
 
@@ -568,6 +621,11 @@ def test_prompts_for_which_a_tokenizer_lacks_something(checked, tmp_path):
         has_none = f"x has none, neither in chat_template.jinja nor in tokenizer_config.json ({tmp_path})"
         assert said(checked, chat) == f"mine.yaml: runs.base.chat_template: {has_none}; take an Instruct model"
         assert "chat_template" not in checked(chat.replace("true", "false")).config["runs"]["base"]
+    write_json(file, {"chat_template": [{"name": "rag", "template": "{{ messages }}"}]})
+    several = f"x has several in tokenizer_config.json, none of them named default ({tmp_path}); take an Instruct model"
+    assert said(checked, chat) == f"mine.yaml: runs.base.chat_template: {several}"
+    write_json(file, {"chat_template": [{"name": "default", "template": "{{ messages }}"}]})
+    checked(chat)
     write_json(file, {"chat_template": "{{ messages }}"})
     assert checked(chat).config["runs"]["base"]["chat_template"] is True
     write_json(file, {})
@@ -586,19 +644,56 @@ def test_prompts_for_which_a_tokenizer_lacks_something(checked, tmp_path):
     assert said(checked, bos) == f"mine.yaml: models.x.snapshot: {tmp_path}: {broken}"
 
 
+@pytest.mark.parametrize("kind", ["control_symbols", "user_defined_symbols", None])
+@pytest.mark.parametrize("place", ["own", "hf/x"])
+def test_prompt_with_a_token_that_only_transformers_finds(checked, tmp_path, kind, place):
+    """[INST] of Mistral v0.3 is a control symbol of sentencepiece's; v0.1 has none, and a user-defined one is found."""
+    import sentencepiece
+
+    snapshot, text = tmp_path / place, "".join(f"Is it so {n}? Yes or no.\n" for n in range(99))
+    snapshot.mkdir(parents=True)
+    write_snapshot(snapshot)
+    (tmp_path / "text").write_text(text)
+    marks = {kind: ["[INST]", "[/INST]"]} if kind else {}
+    sentencepiece.SentencePieceTrainer.train(
+        input=tmp_path / "text", model_prefix=snapshot / "tokenizer", vocab_size=40, hard_vocab_limit=False, **marks
+    )
+    special = {"<s>": 1, **({"[INST]": 3, "[/INST]": 4} if kind else {})}
+    tokens = {str(number): {"content": token, "special": True} for token, number in special.items()}
+    write_json(snapshot / "tokenizer_config.json", {"added_tokens_decoder": tokens, "chat_template": "{{ messages }}"})
+    write_json(snapshot / "manifest.json", {"source": "org/x"})
+    keys = f"snapshot: {snapshot}" if place == "own" else f"repo: org/x, revision: {'a' * 40}"
+    run = "runs: {base: {model: x, dataset: own, label: null%s}}, datasets: {own: {test: d.csv, prompt: '%s'}}"
+    config = f"{{targets: [base], models: {{x: {{{keys}}}}}, {run}}}"
+
+    def words(token):
+        return (
+            f"mine.yaml: datasets.own.prompt: {token} is one token to transformers and vLLM, but text to NeMo, by x's"
+        )
+
+    marked = config % ("", "[INST] {input} [/INST]")
+    if kind == "control_symbols":
+        assert said(checked, marked, fetched=tmp_path / "hf").startswith(words("[INST]"))
+    else:
+        checked(marked, fetched=tmp_path / "hf")
+    assert said(checked, config % ("", "<s>{input}"), fetched=tmp_path / "hf").startswith(words("<s>"))
+    checked(config % (", chat_template: true", "[INST] {input}"), fetched=tmp_path / "hf")
+    (snapshot / "tokenizer.model").unlink()  # both take tokenizer.json then
+    checked(marked, fetched=tmp_path / "hf")
+
+
 @pytest.mark.parametrize("model", ["snapshot", "fetched"])
 def test_tensor_parallelism_that_divides_no_heads(checked, tmp_path, model):
-    fetched, snapshot = tmp_path / "hf", tmp_path / "hf/local"
+    fetched, snapshot = tmp_path / "hf", tmp_path / "hf" / ("local" if model == "fetched" else "own")
     fetched.mkdir()
-    write_snapshot(snapshot)
-    write_json(snapshot / "config.json", MODEL | {"num_attention_heads": 32, "num_key_value_heads": 8})
+    write_snapshot(snapshot, MODEL | {"num_attention_heads": 32, "num_key_value_heads": 8})
     write_json(snapshot / "manifest.json", {"source": "org/x"})
     keys = f"snapshot: {snapshot}" if model == "snapshot" else f"repo: org/x, revision: {'a' * 40}"
     runs = "{lora: {model: local, devices: 16, tensor_model_parallel_size: 16}}"
     config = f"{{models: {{local: {{{keys}}}}}, runs: {runs}}}"
     words = "runs.lora.tensor_model_parallel_size: 16 does not divide the 8 num_key_value_heads of local"
     assert said(checked, config, fetched=fetched) == f"mine.yaml: {words} ({snapshot}/config.json)"
-    write_json(snapshot / "config.json", MODEL | {"num_attention_heads": 32, "num_key_value_heads": 16})
+    write_snapshot(snapshot, MODEL | {"num_attention_heads": 32, "num_key_value_heads": 16})
     checked(config, fetched=fetched)
     if model == "fetched":  # what is there is of another model
         write_json(snapshot / "config.json", {"num_attention_heads": 1})

@@ -9,6 +9,7 @@ import sys
 import tarfile
 
 import pytest
+import tiny
 import torch
 from common.base_files import damage, refuse_damaged
 from common.files import read_json
@@ -170,6 +171,18 @@ def test_names_a_truncated_file(snapshot, tmp_path):
 def test_refuses_a_snapshot_without_tokenizer(snapshot, tmp_path):
     (snapshot / "tokenizer.model").unlink()
     check_refusal(snapshot, tmp_path, "holds neither tokenizer.model nor tokenizer.json")
+
+
+def test_tokenizer_json_is_taken_beside_one_of_tiktoken(snapshot, tmp_path):
+    """As of Llama 3, whose tokenizer.model no sentencepiece can read."""
+    (snapshot / "tokenizer.model").unlink()
+    tiny.write_tokenizer_json(snapshot, 400)
+    convert(snapshot, tmp_path / "alone")
+    (snapshot / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    convert(snapshot, tmp_path / "base")
+    assert contents(tmp_path / "base") == contents(tmp_path / "alone")
+    (snapshot / "tokenizer.json").unlink()
+    check_refusal(snapshot, tmp_path, "tokenizer.model is a vocabulary for tiktoken. Take a repository or revision")
 
 
 def test_disk_that_is_too_small(snapshot, tmp_path):

@@ -11,9 +11,11 @@ import pytest
 from common.files import read_json, sha256
 from helpers import SCRIPTS, copy_workflow, environment, run_script
 from hub import COMMIT, TOKEN, serve_hub
+from model_formats.snapshot import Snapshot
 
 FILES = {"config.json": b"{}", "model.safetensors": b"\x00" * 5000, "tokenizer.model": b"spm"}
 LARGE = FILES | {"model.safetensors": bytes(range(256)) * 100_000}  # huggingface_hub writes 10 MiB at a time
+INDEX = "model.safetensors.index.json"
 CONTINUED = "GET /cdn/model.safetensors bytes=10485760-"
 
 
@@ -114,6 +116,54 @@ def test_only_files_of_the_index_are_linked(tmp_path, tiny_mistral):
     (snapshot / "model.safetensors.index.json").write_text("{}")
     done = run_script("download_model.py", "--snapshot", snapshot, "--output-dir", tmp_path / "out", check=False)
     assert is_refused(done, tmp_path / "new", f"{snapshot}/model.safetensors.index.json: no index of weights.")
+
+
+def test_model_safetensors_alone_is_linked(tmp_path, tiny_mistral):
+    """As transformers takes it, beside an index and its shards, too; conversion reads it, whatever they hold."""
+    from transformers import AutoModelForCausalLM
+
+    snapshot, out = shutil.copytree(tiny_mistral, tmp_path / "snapshot"), tmp_path / "out"
+    model = AutoModelForCausalLM.from_pretrained(snapshot)
+    model.lm_head.weight.data.neg_()
+    model.save_pretrained(tmp_path / "single")
+    shutil.copyfile(tmp_path / "single/model.safetensors", snapshot / "model.safetensors")
+    loaded = AutoModelForCausalLM.from_pretrained(snapshot)
+    assert loaded.lm_head.weight.equal(model.lm_head.weight)
+    shards = [file.name for file in snapshot.glob("model-*.safetensors")]
+    for _ in range(2):  # the second time the shards are gone, but not their index
+        run_script("download_model.py", "--snapshot", snapshot, "--output-dir", out)
+        assert {*read_json(out / "manifest.json")["files"]} == {file.name for file in out.iterdir()} - {"manifest.json"}
+        assert [file.name for file in out.glob("model*")] == ["model.safetensors"]
+        assert Snapshot(out).problem() is None and Snapshot(snapshot).problem() is None
+        assert Snapshot(snapshot).tensors["lm_head.weight"].file == snapshot / "model.safetensors"
+        for name in shards:
+            (snapshot / name).unlink(missing_ok=True)
+
+
+def test_what_counts_beside_model_safetensors(tmp_path):
+    """From the Hub, and from its cache, its index and shards are not brought, and those of before are removed."""
+    others = {INDEX: b'{"weight_map": {"a": "model-1.safetensors"}}', "model-1.safetensors": b"\x01" * 5000}
+    out = tmp_path / "out"
+    with serve_hub("org/model", COMMIT, FILES | others) as (endpoint, seen):
+        for _ in range(2):
+            run_script(*command(out), HF_ENDPOINT=endpoint)
+            assert is_whole(out, FILES) and not any("model-1." in request for request in seen)
+            for name, content in others.items():  # as an earlier version brought them
+                (out / name).write_bytes(content)
+        run_script(*command(out), HF_ENDPOINT=endpoint)
+        assert not {*others} & {file.name for file in out.iterdir()}
+        fill = [sys.executable, "-c", "import huggingface_hub as hub; hub.snapshot_download('org/model')"]
+        subprocess.run(fill, check=True, env=environment(HF_ENDPOINT=endpoint), stderr=subprocess.DEVNULL)
+    run_script(*command(tmp_path / "cached"), HF_HUB_OFFLINE="1")
+    assert is_whole(tmp_path / "cached", FILES)
+    (shard,) = (tmp_path / "home/hub").rglob("model-1.safetensors")
+    shard.unlink()  # nobody asks for it
+    run_script(*command(tmp_path / "again"), HF_HUB_OFFLINE="1")
+    assert is_whole(tmp_path / "again", FILES)
+    (single,) = (tmp_path / "home/hub").rglob("model.safetensors")
+    single.unlink()
+    done = run_script(*command(tmp_path / "part"), check=False, HF_HUB_OFFLINE="1")
+    assert is_refused(done, tmp_path / "part", "org/model is not whole on this machine: unset HF_HUB_OFFLINE")
 
 
 def test_hub_that_is_not_there(tmp_path):

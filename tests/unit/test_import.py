@@ -15,6 +15,7 @@ from common.files import read_json, sha256
 from helpers import adapter_weights, change_weights, run_script
 from model_formats.lora import by_module
 from model_formats.snapshot import Snapshot
+from peft import EvaConfig
 from test_lora import PAIRS, QKV, Malicious, saved, weights
 from test_lora import snapshot as nemo_snapshot  # noqa: F401
 from test_lora import write_adapter as write_nemo
@@ -71,6 +72,7 @@ def scale(config):
     return lora["alpha"] / lora["adapter_dim"]
 
 
+EVA = EvaConfig()
 CASES = {  # targets, options of peft, rank, alpha and layers in NeMo
     "all": (ALL, {}, 15, 36, None),
     "queries and values": (["q_proj", "v_proj"], {}, 10, 24, None),
@@ -81,6 +83,12 @@ CASES = {  # targets, options of peft, rank, alpha and layers in NeMo
     "rslora": (["q_proj", "v_proj", "o_proj"], {"r": 16, "use_rslora": True}, 32, 96, None),
     "rslora of no square": (["o_proj"], {"use_rslora": True}, 5, 12 / 5**0.5 * 5, None),
     "a layer": (ALL, {"layers_to_transform": [1]}, 15, 36, [2]),
+    "layers by their pattern": (ALL, {"layers_to_transform": [1], "layers_pattern": "layers"}, 15, 36, [2]),
+    "layers by patterns": (ALL, {"layers_to_transform": [1], "layers_pattern": ["layers"]}, 15, 36, [2]),
+    "excluded": (["q_proj", "up_proj"], {"exclude_modules": ["lm_head", "layers.0.mlp.up_proj"]}, 5, 12, None),
+    "excluded by expression": (["q_proj", "k_proj"], {"exclude_modules": r".*\.k_proj"}, 5, 12, None),
+    "orthogonal": (["o_proj"], {"r": 4, "lora_alpha": 8, "init_lora_weights": "orthogonal"}, 4, 8, None),
+    "eva": (["o_proj"], {"init_lora_weights": "eva", "eva_config": EVA}, 5, 12, None),
     "modules by layer": (r".*(layers\.1\..*q_proj|layers\.0\..*up_proj)", {}, 5, 12, None),
     "ranks and alphas": (
         ["q_proj", "k_proj", "down_proj"],

@@ -43,6 +43,35 @@ class Wrapped(Plain):
         return ["<s>", "user", ":", *super().prompt(text), "assistant"]
 
 
+class Pieces:
+    """A sentencepiece model with control tokens."""
+
+    def vocab_size(self):
+        return 4
+
+    def is_control(self, number):
+        return number < 3
+
+    def id_to_piece(self, number):
+        return ["</s>", "[INST]", "[/INST]", "Q"][number]
+
+
+class OfControl(Words):
+    tokenizer = Pieces()
+
+
+def test_control_tokens_in_the_template(tmp_path, monkeypatch):
+    """transformers finds them in a text, sentencepiece does not. In an item's own text they are what it says."""
+    prompts, rows = Plain(OfControl()), [row(5, name=str(n)) for n in range(3)]
+    rows[1]["input"] += " [/INST]"
+    assert fit(tmp_path, rows, 99, 1, prompts=prompts)[1] == 0
+    for each in rows:
+        each["input"] = f"[INST] {each['input']}"
+    assert fit(tmp_path, rows, 99, 1, prompts=Plain(Words()))[1] == 0
+    with pytest.raises(SystemExit, match=r"a.jsonl: \[INST\] in the prompts is one token to transformers and vLLM"):
+        fit(tmp_path, rows, 99, 1, prompts=prompts)
+
+
 def fit(tmp_path, rows, most, generated, key="max_seq_length", prompts=None):
     write_jsonl(tmp_path / "a.jsonl", rows)
     prompts = prompts or Plain(Words())

@@ -2,9 +2,11 @@
 rule, in a project whose outputs are marked as made."""
 
 import itertools
+import json
 import os
 import re
 import shutil
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -295,9 +297,11 @@ def clone_to(directory):
     return directory
 
 
-def weights(header="{}"):
-    """A safetensors file without tensors."""
-    return len(header).to_bytes(8, "little").decode() + header
+def weights(length=356):
+    """A safetensors file, as text: LoRA of one module, all zeros. length: of its header, filled up with blanks."""
+    name, shape = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight", {"dtype": "F32", "shape": [8, 8]}
+    header = json.dumps({name.format("AB"[n]): shape | {"data_offsets": [256 * n, 256 * n + 256]} for n in (0, 1)})
+    return length.to_bytes(8, "little").decode() + header.ljust(length) + 512 * "\0"
 
 
 @pytest.fixture(scope="module")
@@ -309,10 +313,12 @@ def project(tmp_path_factory):
     write_snapshot(project / "tiny")
     for file in (*files, "peft/adapter_config.json", "peft/adapter_model.safetensors", *CSV):
         (project / file).parent.mkdir(exist_ok=True)
-        texts = {"packed.gguf": "GGUF", "peft/adapter_model.safetensors": weights()}
-        text = texts.get(file, '{"peft_type": "LORA"}')
+        texts = {"packed.gguf": "GGUF" + 20 * "\1", "peft/adapter_model.safetensors": weights()}
+        text = texts.get(file, '{"peft_type": "LORA", "target_modules": ["q_proj"]}')
         rows = "".join(f"{file} {n},answer\n" for n in range(13))
         (project / file).write_text(f"input,output\n{rows}" if file in CSV else text)
+    with tarfile.open(project / "theirs.nemo", "w"):
+        pass
     for files in re.findall(r"^    output: (.+)$", call(ROOT, project, "--dry-run"), re.MULTILINE):
         for file in map(project.joinpath, files.split(", ")):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -388,7 +394,7 @@ def test_the_users_own_files(project, file, rules):
     before = file.read_text()
     file.touch()
     assert planned(ROOT, project)[0] == NOTHING
-    edited = {".csv": f"{before}one more,answer\n", ".safetensors": weights("{} ")}  # otherwise they would be refused
+    edited = {".csv": f"{before}one more,answer\n", ".safetensors": weights(357)}  # otherwise they would be refused
     file.write_text(edited.get(file.suffix, f"{before} "))
     found = planned(ROOT, project)[0]
     file.write_text(before)

@@ -2,9 +2,10 @@
 
 import os
 import shlex
+import tarfile
 from pathlib import Path
 
-from ..scripts.model_formats.manifest import ADAPTER, problem_of_weights
+from ..scripts.model_formats.manifest import ADAPTER, shapes_of_weights
 from ..scripts.model_formats.peft_config import PeftConfig
 from . import places
 from .changes import state
@@ -87,12 +88,22 @@ def check_files(checks, path, adapter, model):
         checks.refuse(path, f"{problem}; save it as {ADAPTER[1]}, as PEFT does by default")
     if missing := next((file for file in local_files(adapter) if not os.path.isfile(file)), None):
         checks.refuse(path, f"there is no {missing}")
+    if "nemo" in adapter and not tarfile.is_tarfile(adapter["nemo"]):
+        checks.refuse(path, f"{adapter['nemo']}: is no adapter.nemo, which is a tar file")
     if "directory" in adapter:
-        try:
-            problem = PeftConfig(directory / ADAPTER[0]).problem(model.get("repo"), model.get("revision"))
-        except ValueError as error:
-            problem = error
-        if problem:
-            checks.refuse(path, f"{directory / ADAPTER[0]}: {problem}")
-        if problem := problem_of_weights(directory / ADAPTER[1]):
-            checks.refuse(path, f"{directory / ADAPTER[1]}: {problem}")
+        for name, problem in zip(ADAPTER, problems_of_peft(directory, model)):
+            if problem:
+                checks.refuse(path, f"{directory / name}: {problem}")
+
+
+def problems_of_peft(directory, model):
+    """What is wrong with adapter_config.json, then what with the weights' header; each None where nothing is."""
+    try:
+        config = PeftConfig(directory / ADAPTER[0])
+        yield config.problem(model.get("repo"), model.get("revision"))
+    except ValueError as error:
+        yield error
+    try:
+        yield config.problem_of_tensors(shapes_of_weights(directory / ADAPTER[1]))
+    except ValueError as error:
+        yield error

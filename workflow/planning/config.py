@@ -13,7 +13,7 @@ from . import Problem, adapters, datasets, models, nodes, places, prompts, quest
 from .defaults import share, without_nulls
 from .machine import shapes
 from .nemo_keys import has, needs_gpus
-from .nemo_keys import problem as problem_of_override
+from .nemo_keys import problem_of_all as problem_of_overrides
 from .schema import problems
 from .sweeps import unfold, unknown
 from .table import ADAPTED, needed
@@ -87,7 +87,7 @@ class Checks:
         for name in self.config["targets"]:
             if name not in self.config["runs"]:
                 self.refuse(["targets"], unknown(name, self.config["runs"]))
-        self.check_models()
+        self.check_models(fetched)
         for name, run in self.config["runs"].items():
             self.check_run(name, run, nemo_keys)
         for name, run in self.config["runs"].items():
@@ -99,6 +99,7 @@ class Checks:
                 self.check_choice(name, run)
             if "start_from" in run.get("train", {}):
                 warm_start.check(self, name)
+        prompts.check_marks(self, fetched)
 
     def is_needed(self, kind, name):
         """Whether what a model, data set or run names on this machine must be there. It must for runs that this call
@@ -107,10 +108,10 @@ class Checks:
             return not self.module
         return name in self.needed if kind == "run" else any(run.get(kind) == name for run in self.needed.values())
 
-    def check_models(self):
+    def check_models(self, fetched):
         for name in self.config["models"]:
             if self.is_needed("model", name):
-                models.check(self, name)
+                models.check(self, name, fetched)
 
     def elsewhere(self, section, name):
         """A hint at the demonstration's configuration, where that has what is missing."""
@@ -148,7 +149,7 @@ class Checks:
             self.refuse([*path, "predict", "tokens_to_generate"], problem)
         if not (train := run.get("train")):
             return
-        for problem in filter(None, (problem_of_override(override, nemo_keys) for override in train["nemo"])):
+        if problem := problem_of_overrides(train, nemo_keys):
             self.refuse([*path, "train", "nemo"], problem)
         if self.config["accelerator"] == "cpu" and (override := next(filter(needs_gpus, train["nemo"]), None)):
             self.refuse([*path, "train", "nemo"], f"{override} needs GPUs, but accelerator is cpu: remove it")

@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import os
+import struct
 from pathlib import Path
 
 from ..scripts.model_formats import config_json, tokenizer
-from ..scripts.model_formats.manifest import belongs, indexed_files, other_weights, problem_of_weights
+from ..scripts.model_formats.manifest import belongs, counts, other_weights, shapes_of_weights, weight_files
 from . import Problem, places
 from .machine import shapes
+
+TOKENIZER = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}  # of tokenizer*, those that are read
 
 
 def is_package(name):
@@ -20,12 +23,16 @@ def holds_gguf(package):
     return any(file for place in places for file in Path(place).glob("*.gguf"))
 
 
-def check(checks, name):
-    """Raises Problem where the model is not there, or not whole, as far as can be told without reading its weights."""
+def check(checks, name, fetched):
+    """Raises Problem where the model is not there, or not whole, as far as can be told without reading its weights.
+    fetched: the directory of the workflow's own snapshots."""
     model, path = checks.config["models"][name], ["models", name]
     for key in {"snapshot", "gguf"} & model.keys():
         if problem := places.unreadable(model[key]):
             checks.refuse([*path, key], problem)
+    if "snapshot" in model and Path(model["snapshot"]).resolve() == Path(fetched, name).resolve():
+        problem = f"{model['snapshot']} is where the workflow keeps its own files: move the snapshot elsewhere"
+        checks.refuse([*path, "snapshot"], problem)
     if "snapshot" in model and (problem := problem_of_snapshot(Path(model["snapshot"]))):
         checks.refuse([*path, "snapshot"], problem)
     if "gguf" in model and (problem := problem_of_gguf(model["gguf"])):
@@ -35,24 +42,41 @@ def check(checks, name):
 def problem_of_snapshot(directory):
     """The first, or None."""
     if not directory.is_dir() or not os.path.lexists(directory / "config.json"):
-        return f"{directory}: no Hugging Face snapshot is there, as it has no config.json"
+        if directory.is_file():
+            return f"{directory}: no Hugging Face snapshot is there, as it is a file. Name the directory that holds it"
+        cached = sorted(file.parent for file in directory.glob("snapshots/*/config.json"))
+        instead = f". Name {cached[-1]}" if cached else ""
+        return f"{directory}: no Hugging Face snapshot is there, as it has no config.json{instead}"
     return next(filter(None, problems(directory)), None)
 
 
 def problems(directory):
-    """Of a snapshot, each with its file; None where there is none. Its weights are not read, only where they lie."""
-    files = sorted(file for file in directory.iterdir() if belongs(file.name))
-    yield from map(problem_of_file, files)
+    """Of a snapshot, each with its file; None where there is none. Its weights are not read, only their headers."""
+    try:
+        weights, broken = weight_files(directory), None
+    except (ValueError, OSError) as error:
+        weights, broken = None, str(error)
+    files = sorted(file for file in directory.iterdir() if belongs(file.name) and counts(file.name, weights))
+    yield from (problem_of_file(file) for file in files if not is_spare(file))
     yield of_file(directory / "config.json", lambda file: config_json.unsupported(config_json.read_whole(file)))
     yield of_file(directory, lambda _: other_weights([file.name for file in directory.iterdir()]))
-    try:
-        indexed = indexed_files(directory)
-    except ValueError as error:
-        yield str(error)
-    named = [file.name for file in files if file.suffix == ".safetensors"] if indexed is None else sorted(indexed)
-    for file in map(directory.joinpath, named):
-        yield of_file(file, problem_of_weights) if file.exists() else f"{file} is not there. Fetch it again"
+    yield broken
+    named, tensors = weights or {file.name for file in files if file.suffix == ".safetensors"}, {}
+
+    def read(file):
+        tensors.update(shapes_of_weights(file))
+
+    for file in map(directory.joinpath, sorted(named)):
+        yield of_file(file, read) if file.exists() else f"{file} is not there. Fetch it again"
+    config = config_json.read(directory / "config.json")
+    yield of_file(directory, lambda _: config_json.problem_of_shapes(config, tensors))
     yield of_file(directory, tokenizer.problem)
+
+
+def is_spare(file):
+    """Of a tokenizer, nothing that is read here, and nothing that is brought, or empty."""
+    other = file.name.startswith(("tokenizer", "vocab.", "merges.")) and file.name not in TOKENIZER
+    return other and not (file.is_file() and file.stat().st_size)
 
 
 def problem_of_file(file):
@@ -81,7 +105,8 @@ def problem_of_gguf(place):
     if not place.endswith(".gguf"):
         return "its name does not end in .gguf: name it so"
     with open(place, "rb") as file:
-        return None if file.read(4) == b"GGUF" else "no GGUF file. Fetch it again"
+        magic, *numbers = struct.unpack("<4sIQQ", file.read(24).ljust(24, b"\0"))  # version, tensors, key-values
+        return None if magic == b"GGUF" and all(numbers) else "no GGUF file. Fetch it again"
 
 
 def source_of(manifest):
@@ -93,18 +118,26 @@ def source_of(manifest):
         raise Problem(f"{manifest}: is damaged. {again}") from None
 
 
+def directory_of(checks, name, fetched):
+    """A model's files on this machine, the user's or fetched ones; None where they are not there."""
+    model, manifest = checks.config["models"][name], Path(fetched, name, "manifest.json")
+    if "repo" in model and (not manifest.exists() or source_of(manifest) != model["repo"]):
+        return None
+    found = Path(model.get("snapshot", manifest.parent))
+    return found if (found / "config.json").is_file() else None
+
+
 def check_heads(checks, name, run, fetched):
     """The model's heads can be shared out; a model that is not there yet is checked by the job itself."""
-    model, manifest = checks.config["models"][run["model"]], Path(fetched, run["model"], "manifest.json")
-    if "repo" in model and (not manifest.exists() or source_of(manifest) != model["repo"]):
+    if (found := directory_of(checks, run["model"], fetched)) is None:
         return
-    file = Path(model.get("snapshot", manifest.parent), "config.json")
+    file = found / "config.json"
     try:
-        heads = config_json.read(file) if file.is_file() else {}
+        heads = config_json.read(file)
     except ValueError as error:
         checks.refuse(["models", run["model"]], f"{file}: {error}")
-    counts = {key: heads.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
+    numbers = {key: heads.get(key) for key in ("num_attention_heads", "num_key_value_heads")}
     for path, tp, *_ in shapes(name, run):
-        for key, count in counts.items():
+        for key, count in numbers.items():
             if isinstance(count, int) and count % tp:
                 checks.refuse(path, f"{tp} does not divide the {count} {key} of {run['model']} ({file})")

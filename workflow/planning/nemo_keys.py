@@ -7,6 +7,7 @@ import yaml
 
 FORM = re.compile(r"\+?\w+(\.\w+)*=.*", re.DOTALL)
 REFERENCE = re.compile(r"\$\{(\w[\w.]*)\}")  # of one key to another
+ALPHA = "model.peft.lora_tuning.alpha"  # the rank, where a run has no adapter_alpha
 OF_WORKFLOW = "accelerator", "base", "train", "val", "work_dir", "seed"  # settings that no key under train: has
 
 # Keys, or what they begin with, and why they stay.
@@ -98,6 +99,21 @@ def problem(override, values):
         yaml.safe_load(text)
     except yaml.YAMLError:
         return f"{override}: the value is no YAML; quote it"
+    return None
+
+
+def problem_of_all(train, values):
+    """The same of all overrides of a run's `train:`; a key may stand once, and alpha not beside adapter_alpha."""
+    seen = {}
+    for override in train["nemo"]:
+        if found := problem(override, values):
+            return found
+        key = override.removeprefix("+").split("=", 1)[0]
+        if key in seen:
+            return f"{seen[key]} and {override} set the same key: remove one of them"
+        if key == ALPHA and "adapter_alpha" in train:
+            return f"{key} is set by the run's adapter_alpha: remove one of them"
+        seen[key] = override
     return None
 
 

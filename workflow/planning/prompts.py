@@ -4,10 +4,14 @@ import json
 import shlex
 from pathlib import Path
 
+from ..scripts.common import pubmedqa, template
 from ..scripts.common.chat import FILE
+from ..scripts.model_formats.tokenizer import unlike_tokens
 from .changes import state
+from .models import directory_of
 from .speed import quickly
 
+INSTEAD = "Take it out; chat_template: true in the run puts such marks around the prompt, add_bos: true the first"
 KEYS = ("add_bos", "chat_template")
 
 
@@ -35,9 +39,41 @@ def check(checks, name, run):
     unsaid = None if config.get("tokenizer_class") == "PreTrainedTokenizerFast" else "that of its class"
     if "add_bos" in run and config.get("bos_token", unsaid) is None:
         checks.refuse(["runs", name, "add_bos"], f"the tokenizer of {run['model']} has no BOS ({here})")
-    if "chat_template" in run and not (config.get("chat_template") or (here / FILE).is_file()):
+    if "chat_template" in run and not (has_template(config) or (here / FILE).is_file()):
         problem = f"{run['model']} has none, neither in {FILE} nor in tokenizer_config.json ({here})"
+        if config.get("chat_template"):
+            problem = f"{run['model']} has several in tokenizer_config.json, none of them named default ({here})"
         checks.refuse(["runs", name, "chat_template"], f"{problem}; take an Instruct model")
+
+
+def has_template(config):
+    """Has tokenizer_config.json one template, or among several the one to take?"""
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        return any(isinstance(entry, dict) and entry.get("name") == "default" for entry in found)
+    return bool(found)
+
+
+def check_marks(checks, fetched):
+    """Refuses a prompt whose own text holds a token, as [INST], that transformers reads as one and NeMo does not, where
+    the model is there; else the job does. fetched: the directory of the workflow's own snapshots."""
+    runs = [run for name, run in checks.config["runs"].items() if checks.is_needed("run", name)]
+    pairs = {(run["model"], run["dataset"]): None for run in runs if "chat_template" not in run}
+    tokens = {model: tokens_of(directory_of(checks, model, fetched)) for model in {model: None for model, _ in pairs}}
+    for model, dataset in pairs:
+        prompt = checks.config["datasets"][dataset].get("prompt", pubmedqa.PROMPT)
+        text = "\0".join(text for text, _ in template.parts(prompt))
+        if found := next((token for token in tokens[model] if token in text), None):
+            problem = f"{found} is one token to transformers and vLLM, but text to NeMo, by {model}'s tokenizer.model"
+            checks.refuse(["datasets", dataset, "prompt"], f"{problem}. {INSTEAD}")
+
+
+def tokens_of(directory):
+    """What unlike_tokens finds; nothing where a model is not there, or broken, which is told elsewhere."""
+    try:
+        return unlike_tokens(directory) if directory else []
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError):
+        return []
 
 
 class Prompts:

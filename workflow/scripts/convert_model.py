@@ -22,6 +22,7 @@ from common.ending import run
 from common.files import sha256, write_json
 from model_formats.directory import replacing_directory
 from model_formats.snapshot import Snapshot
+from model_formats.tokenizer import sentencepiece_of
 from model_formats.zarr_checkpoint import write_checkpoint
 
 PRECISION = {"BF16": "bf16", "F16": "16", "F32": "32"}
@@ -29,8 +30,8 @@ PRECISION = {"BF16": "bf16", "F16": "16", "F32": "32"}
 
 def copy_tokenizer(snapshot, directory):
     """Copies the tokenizer and returns its section of model_config.yaml."""
-    if (snapshot.directory / "tokenizer.model").exists():
-        shutil.copyfile(snapshot.directory / "tokenizer.model", directory / "tokenizer.model")
+    if file := sentencepiece_of(snapshot.directory):
+        shutil.copyfile(file, directory / "tokenizer.model")
         tokenizer = {"library": "sentencepiece", "type": None, "model": "nemo:tokenizer.model"}
         return tokenizer | {"vocab_file": None, "merge_file": None, "delimiter": None, "sentencepiece_legacy": False}
     (directory / "tokenizer").mkdir()

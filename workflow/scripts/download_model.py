@@ -29,6 +29,9 @@ from model_formats.hub import ask_cache, ask_hub, patient_session
 from model_formats.manifest import (
     ADAPTER,
     PATTERNS,
+    SINGLE,
+    belongs,
+    counts,
     refuse_other_weights,
     remove_snapshot,
     snapshot_files,
@@ -93,9 +96,10 @@ def fetch_all(repo, revision, directory, patterns):
         hub = {"repo": repo, "asked": revision, "commit": commit, "files": files}
         if not HF_HUB_OFFLINE:  # a cache may lack a file
             write_json(kept, hub, indent=2)
-    commit, files = hub["commit"], hub["files"]
-    for file in snapshot_files(directory, patterns):
-        if file.name not in files or file.is_symlink():  # of another model or revision; a link is never written through
+    commit, weights = hub["commit"], {SINGLE} & hub["files"].keys() or None
+    files = {name: known for name, known in hub["files"].items() if counts(name, weights)}
+    for file in directory.iterdir():  # of another model or revision; a link is never written through
+        if belongs(file.name, patterns) and (file.name not in files or file.is_symlink()):
             file.unlink()
     size, here = sum(size for size, _ in files.values()), arrived(directory, files)
     refuse_full_disk(directory, size - here)

@@ -93,3 +93,43 @@ def unsupported(config):
     if config.get("hidden_act", "silu") != "silu":
         return f"hidden_act is {config['hidden_act']}; only silu can be converted"
     return None
+
+
+def expected_shapes(config):
+    """{tensor name: shape} as the configuration has it."""
+    c, hidden, ffn, heads = config, config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    head_dim, groups = c.get("head_dim") or hidden // heads, c.get("num_key_value_heads") or heads
+    shapes = {"model.embed_tokens.weight": [c["vocab_size"], hidden], "model.norm.weight": [hidden]}
+    if not c.get("tie_word_embeddings", False):
+        shapes["lm_head.weight"] = [c["vocab_size"], hidden]
+    for layer in range(c["num_hidden_layers"]):
+        for name, shape in {
+            "input_layernorm": [hidden],
+            "self_attn.q_proj": [heads * head_dim, hidden],
+            "self_attn.k_proj": [groups * head_dim, hidden],
+            "self_attn.v_proj": [groups * head_dim, hidden],
+            "self_attn.o_proj": [hidden, heads * head_dim],
+            "post_attention_layernorm": [hidden],
+            "mlp.gate_proj": [ffn, hidden],
+            "mlp.up_proj": [ffn, hidden],
+            "mlp.down_proj": [hidden, ffn],
+        }.items():
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+    return shapes
+
+
+def problem_of_shapes(config, shapes):
+    """Why tensors, {name: shape}, are not those of the configuration, or None."""
+    if (layers := config["num_hidden_layers"]) > len(shapes):  # perhaps many more
+        return f"has {len(shapes)} tensors, but {layers} layers in config.json: is a *.safetensors file missing?"
+    expected = expected_shapes(config)
+    # A tied model's lm_head, where a snapshot has one, is the embedding again.
+    unknown = [name for name in shapes if name not in expected and name != "lm_head.weight"]
+    if unknown := [name for name in unknown if not name.endswith("rotary_emb.inv_freq")]:
+        model = f"a {config['architectures'][0]} of {layers} layers"
+        return f"holds {min(unknown)}, which {model} has not"
+    if missing := sorted(expected.keys() - shapes.keys()):
+        return f"{len(missing)} tensors are missing, {missing[0]} the first: is a *.safetensors file missing?"
+    if wrong := next((name for name, shape in expected.items() if shapes[name] != shape), None):
+        return f"{wrong} has the shape {shapes[wrong]}; config.json makes it {expected[wrong]}"
+    return None

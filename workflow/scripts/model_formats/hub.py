@@ -3,9 +3,16 @@
 from pathlib import Path
 
 import requests
-from common.files import read_json
 from huggingface_hub import HfApi, errors, snapshot_download
-from model_formats.manifest import ADAPTER, belongs, refuse_other_adapters, refuse_other_weights, snapshot_files
+from model_formats.manifest import (
+    ADAPTER,
+    SINGLE,
+    belongs,
+    refuse_other_adapters,
+    refuse_other_weights,
+    snapshot_files,
+    weight_files,
+)
 from urllib3.util import Retry
 
 
@@ -31,8 +38,7 @@ def ask_cache(repo, revision, patterns):
     """The same of a snapshot in HF_HOME, where each file is a link to one that is named by its ETag."""
     snapshot = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     files = {file.name: (file.stat().st_size, file.resolve().name) for file in snapshot_files(snapshot, patterns)}
-    index = snapshot / "model.safetensors.index.json"
-    weights = read_json(index)["weight_map"].values() if index.exists() else ["model.safetensors"]
-    if not files.keys() >= set(ADAPTER if patterns is ADAPTER else {"config.json", *weights}):
+    needed = ADAPTER if patterns is ADAPTER else ["config.json", *(weight_files(snapshot) or [SINGLE])]
+    if not files.keys() >= {*needed}:
         raise errors.LocalEntryNotFoundError("Only a part of the snapshot is in the cache.")
     return snapshot.name, files

@@ -6,16 +6,15 @@ grows with the rank, so the scale, alpha / rank, stays. No weight is rounded. lo
 """
 
 import io
-import math
 import tarfile
 import tempfile
-from collections import Counter
 from functools import reduce
 
 import torch
 import yaml
 from common.adapter import PAIRS, SIDES
 from model_formats.lora import MODULES
+from model_formats.peft_config import one_scale, unlike
 from torch.nn.functional import pad
 
 PLACES = {  # of NeMo's pairs in a layer
@@ -32,15 +31,13 @@ def with_one_scale(modules, scales):
     Where a scale is twice, four times, … as much, or a half, B is multiplied with that, which rounds nothing.
     ValueError where one is otherwise.
     """
-    (scale, _), *_ = Counter(scales.values()).most_common(1)
-    found = dict(modules)
+    scale, found = one_scale(scales), dict(modules)
     for module, (a, b) in modules.items():
         if scales[module] != scale:
-            factor = scales[module] / scale if scale else 0.0
+            factor = scales[module] / scale
             found[module] = (a, b * factor)
-            if abs(math.frexp(factor)[0]) != 0.5 or not torch.equal(b * factor / factor, b):
-                problem = f"alpha / rank is {scales[module]:g} in {module} and {scale:g} in most others"
-                raise ValueError(f"{problem}; NeMo has one for all")
+            if not torch.equal(b * factor / factor, b):
+                raise ValueError(unlike(module, scales[module], scale))
     return found, scale
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 # Not "*.safetensors": some repositories hold the same weights a second time as consolidated.safetensors.
 PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"]
 PATTERNS += ["tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt"]
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]  # all of an adapter in PEFT's format
 
 
@@ -20,20 +20,29 @@ def belongs(name, patterns=PATTERNS):
     return "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)
 
 
+def counts(name, weights):
+    """Does a snapshot's file count beside these files with weights? weights: as weight_files returns them."""
+    if name == INDEX:
+        return weights != {SINGLE}
+    return weights is None or not name.endswith(".safetensors") or name in weights
+
+
 def snapshot_files(directory, patterns=PATTERNS):
-    """The files of a directory that belong to a snapshot, or an adapter, sorted; of a snapshot's weights those that the
-    index names. Exits where that is none."""
+    """The files of a directory that belong to a snapshot, or an adapter, sorted; of a snapshot's weights those that
+    count. Exits where the index names none."""
     try:
-        named = indexed_files(directory) if patterns is PATTERNS else None
+        weights = weight_files(directory) if patterns is PATTERNS else None
     except ValueError as error:
         sys.exit(f"{error}.")
-    files = sorted(file for file in directory.iterdir() if belongs(file.name, patterns))
-    return [file for file in files if file.suffix != ".safetensors" or named is None or file.name in named]
+    files = sorted(file for file in directory.iterdir() if belongs(file.name, patterns) and file.is_file())
+    return [file for file in files if counts(file.name, weights)]
 
 
-def indexed_files(directory):
-    """The names of the files with weights in model.safetensors.index.json; None where a snapshot has no such file.
-    ValueError where it names none."""
+def weight_files(directory):
+    """The names of the files with weights, as transformers takes them: model.safetensors where it is there, whatever an
+    index says, else those that the index names; None where a snapshot has neither. ValueError where it names none."""
+    if (directory / SINGLE).is_file():
+        return {SINGLE}
     if not (directory / INDEX).exists():
         return None
     try:
@@ -45,15 +54,24 @@ def indexed_files(directory):
     return named
 
 
-def problem_of_weights(file):
-    """Why a safetensors file is not whole, or None."""
+def shapes_of_weights(file):
+    """{name: shape} of the tensors in a safetensors file. ValueError where it is not whole."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, "numpy"):  # checks the header, and that the file has all bytes
-            return None
+        with safe_open(file, "numpy") as weights:  # checks the header, and that the file has all bytes
+            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        return f"not a whole safetensors file ({error}). Fetch it again"
+        raise ValueError(f"not a whole safetensors file ({error}). Fetch it again") from None
+
+
+def problem_of_weights(file):
+    """Why a safetensors file is not whole, or None."""
+    try:
+        shapes_of_weights(file)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def other_weights(names):

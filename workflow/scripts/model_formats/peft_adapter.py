@@ -1,16 +1,13 @@
 """A LoRA adapter in PEFT's format: two matrices for each module, and whether they are all that it adds to the base."""
 
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
-from model_formats.peft_config import PeftConfig
+from model_formats.peft_config import MATRIX, PeftConfig
 from model_formats.snapshot import read_header
 
 DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}  # numpy has no bf16: its bits
-PREFIX = "base_model.model."
-MATRIX = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 
 
 def to_fp32(data, dtype):

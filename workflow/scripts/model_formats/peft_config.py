@@ -7,15 +7,25 @@ https://huggingface.co/docs/peft/developer_guides/checkpoint
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 # Keys that are read here, and those that say nothing of the weights. All others, of later versions of PEFT, too, must
 # be empty: they name further parameters or another way to add them.
 READ = {"peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules"}
-READ |= {"layers_to_transform", "base_model_name_or_path", "revision"}
+READ |= {"layers_to_transform", "exclude_modules", "base_model_name_or_path", "revision"}
 SILENT = {"auto_mapping", "task_type", "inference_mode", "lora_dropout", "megatron_config", "megatron_core"}
-SILENT |= {"peft_version", "qalora_group_size"}
-NEUTRAL = {"bias": ["none"], "init_lora_weights": [True, False, "gaussian"]}  # other ways to begin change the base, too
+SILENT |= {"peft_version", "qalora_group_size", "eva_config"}
+NEUTRAL = {  # other ways to begin change the base, too
+    "bias": ["none"],
+    "init_lora_weights": [True, False, "gaussian", "orthogonal", "eva"],
+    "layers_pattern": [None, "", [], "layers", ["layers"]],  # where layers_to_transform counts: there is no other place
+}
+LINEAR = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+OF_LAYER = re.compile(rf"model\.layers\.\d+\.({'|'.join(map(re.escape, LINEAR))})")
+LAYERS = 1000  # more than a model has
+PREFIX = "base_model.model."
+MATRIX = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 
 
 class PeftConfig:
@@ -48,10 +58,37 @@ class PeftConfig:
         layers = [layers] if isinstance(layers, int) else layers
         if layers and int(module.split(".")[2]) not in layers:  # model.layers.0.self_attn.q_proj
             return False
-        targets = self.values.get("target_modules") or []
-        if isinstance(targets, str):
-            return re.fullmatch(targets, module)
-        return any(f".{module}".endswith(f".{target}") for target in targets)
+        return self.names("target_modules", module) and not self.names("exclude_modules", module)
+
+    def names(self, key, module):
+        """Does a regular expression, or do names' ends, name the module?"""
+        names = self.values.get(key) or []
+        if isinstance(names, str):
+            return bool(re.fullmatch(names, module))
+        return any(f".{module}".endswith(f".{name}") for name in names)
+
+    def problem_of_tensors(self, shapes):
+        """Why tensors, {name: shape}, can't be imported into any base, or None."""
+        if not shapes:
+            return "holds no tensor"
+        found = {name: MATRIX.fullmatch(name) for name in shapes}
+        if others := [name for name, match in found.items() if not match]:
+            return f"holds {min(others)}, which is no lora_A or lora_B of a linear layer"
+        modules = {match["module"]: None for match in found.values()}
+        if unknown := [module for module in modules if not OF_LAYER.fullmatch(module)]:
+            return f"holds {min(unknown)}, which is none of a layer's {', '.join(LINEAR)}"
+        if more := [module for module in modules if not self.is_target(module)]:
+            return f"holds {min(more)}, which target_modules in adapter_config.json does not name"
+        for name, match in sorted(found.items()):
+            module, place = match["module"], "AB".index(match["which"])
+            if shapes[name][place : place + 1] != [(rank := self.rank(module))]:
+                problem = f"has the shape {shapes[name]}, but rank {rank} by adapter_config.json"
+                return f"lora_{match['which']} of {module} {problem}"
+        try:
+            one_scale({module: self.scale(module) for module in sorted(modules)})
+        except ValueError as error:
+            return str(error)
+        return None
 
     def problem(self, source, revision):
         """Why the adapter can't be added to the base that is `source` on the Hub at `revision`, or None. A base from
@@ -71,18 +108,21 @@ class PeftConfig:
                 right = isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < math.inf
                 if not right or (key == "r" and value < 1):
                     return f"{name} is {value!r}, not a {'positive ' * (key == 'r')}number"
-        targets, layers = c.get("target_modules"), c.get("layers_to_transform")
+        targets, excluded, layers = map(c.get, ("target_modules", "exclude_modules", "layers_to_transform"))
         if not isinstance(layers, int | list | None) or not isinstance(targets, str | list | None):
             return f"target_modules is {targets}, layers_to_transform {layers}: neither names nor numbers"
-        for name in [
-            *(c.get("rank_pattern") or ()),
-            *(c.get("alpha_pattern") or ()),
-            *[targets] * isinstance(targets, str),
-        ]:
+        if not isinstance(excluded, str | list | None):
+            return f"exclude_modules is {excluded}: no names"
+        expressions = [text for text in (targets, excluded) if isinstance(text, str)]
+        for name in [*(c.get("rank_pattern") or ()), *(c.get("alpha_pattern") or ()), *expressions]:
             try:
                 re.compile(name)
             except re.error as error:
                 return f"{name} is no regular expression ({error})"
+        if not any(self.is_target(f"model.layers.{layer}.{name}") for name in LINEAR for layer in range(LAYERS)):
+            there = ", ".join(name.split(".")[1] for name in LINEAR)
+            more = "".join(f", {key} {c[key]}" for key in ("exclude_modules", "layers_to_transform") if c.get(key))
+            return f"target_modules is {str(targets)[:100]}{more[:200]}, which names no supported module: {there}"
         base, said = str(c.get("base_model_name_or_path")), str(c.get("revision"))
         if revision and re.fullmatch(r"[\w.-]+/[\w.-]+", base):
             if base != source:
@@ -91,3 +131,17 @@ class PeftConfig:
             if re.fullmatch(r"[0-9a-f]{40}", said) and said != revision:
                 return f"the adapter is one of {base} at {said}, the snapshot is of {revision}"
         return None
+
+
+def one_scale(scales):
+    """The scale that most modules have. ValueError where another's is no power of two times as much: NeMo has one for
+    all, and B is multiplied with that factor without rounding. scales: {module: scale}"""
+    (scale, _), *_ = Counter(scales.values()).most_common(1)
+    for module, other in scales.items():
+        if other != scale and (not scale or abs(math.frexp(other / scale)[0]) != 0.5):
+            raise ValueError(unlike(module, other, scale))
+    return scale
+
+
+def unlike(module, other, scale):
+    return f"alpha / rank is {other:g} in {module} and {scale:g} in most others; NeMo has one for all"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from common.files import read_json
 from model_formats import config_json, tokenizer
-from model_formats.manifest import indexed_files, problem_of_weights, snapshot_files
+from model_formats.manifest import problem_of_weights, snapshot_files, weight_files
 
 DTYPES = ("BF16", "F16", "F32")
 
@@ -92,24 +92,7 @@ class Snapshot:
 
     def expected_shapes(self):
         """{tensor name: shape} as the configuration has it."""
-        c, hidden, ffn = self.config, self.config["hidden_size"], self.config["intermediate_size"]
-        shapes = {"model.embed_tokens.weight": [c["vocab_size"], hidden], "model.norm.weight": [hidden]}
-        if not self.tied:
-            shapes["lm_head.weight"] = [c["vocab_size"], hidden]
-        for layer in range(self.layers):
-            for name, shape in {
-                "input_layernorm": [hidden],
-                "self_attn.q_proj": [self.heads * self.head_dim, hidden],
-                "self_attn.k_proj": [self.groups * self.head_dim, hidden],
-                "self_attn.v_proj": [self.groups * self.head_dim, hidden],
-                "self_attn.o_proj": [hidden, self.heads * self.head_dim],
-                "post_attention_layernorm": [hidden],
-                "mlp.gate_proj": [ffn, hidden],
-                "mlp.up_proj": [ffn, hidden],
-                "mlp.down_proj": [hidden, ffn],
-            }.items():
-                shapes[f"model.layers.{layer}.{name}.weight"] = shape
-        return shapes
+        return config_json.expected_shapes(self.config)
 
     def manifest(self):
         """What manifest.json says, which the workflow's own snapshots have; empty where there is none."""
@@ -122,7 +105,7 @@ class Snapshot:
 
     def missing_file(self):
         """A file with weights that the index names and that is not there, or None."""
-        files = sorted(indexed_files(self.directory) or [])
+        files = sorted(weight_files(self.directory) or [])
         return next((file for file in files if not (self.directory / file).exists()), None)
 
     def doubled_tensor(self):
@@ -142,17 +125,10 @@ class Snapshot:
         if doubled := self.doubled_tensor():
             one, other = doubled
             return f"{one.name} is in {one.file.name} and in {other.file.name}. Remove the one that is not the model's"
-        expected = self.expected_shapes()
-        # A tied model's lm_head, where a snapshot has one, is the embedding again.
-        unknown = [name for name in self.tensors if name not in expected and name != "lm_head.weight"]
-        if unknown := [name for name in unknown if not name.endswith("rotary_emb.inv_freq")]:
-            return f"holds {min(unknown)}, which a {self.architecture} of {self.layers} layers has not"
-        if missing := sorted(expected.keys() - self.tensors.keys()):
-            return f"{len(missing)} tensors are missing, {missing[0]} the first: is a *.safetensors file missing?"
-        for name, shape in expected.items():
-            tensor = self.tensors[name]
-            if tensor.shape != shape:
-                return f"{name} has the shape {tensor.shape}; config.json makes it {shape}"
-            if tensor.dtype not in DTYPES or tensor.dtype != self.dtype:
-                return f"{name} is {tensor.dtype}; all must be alike, one of {', '.join(DTYPES)}"
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        if problem := config_json.problem_of_shapes(self.config, shapes):
+            return problem
+        for name in self.expected_shapes():
+            if (dtype := self.tensors[name].dtype) not in DTYPES or dtype != self.dtype:
+                return f"{name} is {dtype}; all must be alike, one of {', '.join(DTYPES)}"
         return tokenizer.problem(self.directory)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.files import rows_of, write_jsonl
 from common.items import id_of
+from nemo_image.prompts import Plain
 from nemo_image.setup import exit_all
 from omegaconf import OmegaConf
 
@@ -34,6 +35,16 @@ def shorten(row, longest, count):
     return True
 
 
+def mark_of_all(prompts, file):
+    """A control token that stands in each prompt, as their template has it, and that Plain takes for text; or None."""
+    marks, found = prompts.marks() if isinstance(prompts, Plain) else (), None
+    for row in rows_of(file) if marks else ():
+        found = {mark for mark in (marks if found is None else found) if mark in row["input"]}
+        if not found:
+            return None
+    return min(found) if found else None
+
+
 def fit(prompts, file, room, tokens_to_generate, shortened):
     """(the JSON Lines to read in place of a file, it or `shortened`, written here; how many items are shortened there)
 
@@ -41,6 +52,9 @@ def fit(prompts, file, room, tokens_to_generate, shortened):
     more and can't be shortened. prompts: as use_prompts returns it; room: as room_of.
     """
     most, key = room
+    if mark := mark_of_all(prompts, file):
+        problem = f"{mark} in the prompts is one token to transformers and vLLM, but text to NeMo"
+        exit_all(f"{file}: {problem}: take it out of prompt:, and write chat_template: true in the run.")
 
     def count(text):
         return len(prompts.prompt(text))

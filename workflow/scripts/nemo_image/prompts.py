@@ -17,6 +17,13 @@ class Plain:
     def prompt(self, text):
         return self.bos + self.tokenizer.text_to_ids(text.strip(" "))
 
+    def marks(self):
+        """Control tokens, as [INST], that sentencepiece never finds in a text, and transformers does."""
+        pieces = getattr(self.tokenizer, "tokenizer", None)
+        if not hasattr(pieces, "is_control"):  # Hugging Face's
+            return set()
+        return {pieces.id_to_piece(number) for number in range(pieces.vocab_size()) if pieces.is_control(number)}
+
     def split(self, prompt, answer):
         return self.prompt(prompt), self.tokenizer.text_to_ids(f" {answer.strip(' ')}")
 
