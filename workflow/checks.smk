@@ -38,7 +38,7 @@ try:
     asked = targets.asked_for(sys.argv[1:]) if workflow.is_main_process and not IS_MODULE else []
     of_asked = [targets.of_what(one, place("<results>"), place("<resources>")) for one in asked]
     nemo_keys = yaml.safe_load((WORKFLOW / "scripts/train_lora.yaml").read_text())
-    checks.check_runs(nemo_keys, place("<resources>/hf"), filter(None, of_asked))
+    checks.check_runs(nemo_keys, place("<resources>/hf"), filter(None, of_asked), place("<results>/runs"))
     for one in asked:
         targets.check(one, config["runs"], config["datasets"], place("<results>/runs"))
         of_clone("planning.questions").check_target(one, checks, place("<results>/answers"))

@@ -678,6 +678,9 @@ def test_prompt_with_a_token_that_only_transformers_finds(checked, tmp_path, kin
         checked(marked, fetched=tmp_path / "hf")
     assert said(checked, config % ("", "<s>{input}"), fetched=tmp_path / "hf").startswith(words("<s>"))
     checked(config % (", chat_template: true", "[INST] {input}"), fetched=tmp_path / "hf")
+    Path("results/runs/base").mkdir(parents=True)  # what is made stays
+    checked(marked, fetched=tmp_path / "hf")
+    Path("results/runs/base").rmdir()
     (snapshot / "tokenizer.model").unlink()  # both take tokenizer.json then
     checked(marked, fetched=tmp_path / "hf")
 

@@ -64,12 +64,17 @@ def test_control_tokens_in_the_template(tmp_path, monkeypatch):
     """transformers finds them in a text, sentencepiece does not. In an item's own text they are what it says."""
     prompts, rows = Plain(OfControl()), [row(5, name=str(n)) for n in range(3)]
     rows[1]["input"] += " [/INST]"
-    assert fit(tmp_path, rows, 99, 1, prompts=prompts)[1] == 0
+    refuse(tmp_path, rows, prompts)
     for each in rows:
         each["input"] = f"[INST] {each['input']}"
-    assert fit(tmp_path, rows, 99, 1, prompts=Plain(Words()))[1] == 0
+    refuse(tmp_path, rows, Plain(Words()))
     with pytest.raises(SystemExit, match=r"a.jsonl: \[INST\] in the prompts is one token to transformers and vLLM"):
-        fit(tmp_path, rows, 99, 1, prompts=prompts)
+        refuse(tmp_path, rows, prompts)
+
+
+def refuse(tmp_path, rows, prompts):
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    lengths.refuse_marks(prompts, tmp_path / "a.jsonl")
 
 
 def fit(tmp_path, rows, most, generated, key="max_seq_length", prompts=None):

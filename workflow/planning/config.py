@@ -75,9 +75,9 @@ class Checks:
         places.check(self)
         datasets.check_labels_of_runs(self)
 
-    def check_runs(self, nemo_keys, fetched, asked=()):
-        """nemo_keys: train_lora.yaml as a dict. fetched: the directory of the snapshots that are there. asked: what the
-        files on the command line are of, as ("run", its name)."""
+    def check_runs(self, nemo_keys, fetched, asked=(), made="results/runs"):
+        """nemo_keys: train_lora.yaml as a dict. fetched, made: the directories of the snapshots that are there, and of
+        the runs' results. asked: what the files on the command line are of, as ("run", its name)."""
         self.asked = {*asked}
         self.needed = needed(self.config, [name for kind, name in self.asked if kind == "run"])
         datasets.complete(self.config)
@@ -99,7 +99,7 @@ class Checks:
                 self.check_choice(name, run)
             if "start_from" in run.get("train", {}):
                 warm_start.check(self, name)
-        prompts.check_marks(self, fetched)
+        prompts.check_marks(self, fetched, made)
 
     def is_needed(self, kind, name):
         """Whether what a model, data set or run names on this machine must be there. It must for runs that this call

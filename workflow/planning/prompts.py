@@ -54,10 +54,12 @@ def has_template(config):
     return bool(found)
 
 
-def check_marks(checks, fetched):
+def check_marks(checks, fetched, made):
     """Refuses a prompt whose own text holds a token, as [INST], that transformers reads as one and NeMo does not, where
-    the model is there; else the job does. fetched: the directory of the workflow's own snapshots."""
-    runs = [run for name, run in checks.config["runs"].items() if checks.is_needed("run", name)]
+    the model is there; else the training does. Not of a run that has results: they would be lost. fetched, made: the
+    directories of the workflow's own snapshots and of the runs' results."""
+    new = [name for name in checks.config["runs"] if checks.is_needed("run", name) and not Path(made, name).exists()]
+    runs = [checks.config["runs"][name] for name in new]
     pairs = {(run["model"], run["dataset"]): None for run in runs if "chat_template" not in run}
     tokens = {model: tokens_of(directory_of(checks, model, fetched)) for model in {model: None for model, _ in pairs}}
     for model, dataset in pairs:

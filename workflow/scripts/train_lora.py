@@ -21,7 +21,7 @@ from common.lock import hold
 from common.progress import say, show_progress
 from common.provenance import START, record
 from nemo_image import kept, setup
-from nemo_image.lengths import fit, room_of
+from nemo_image.lengths import fit, refuse_marks, room_of
 from nemo_image.loading import load_config, make_trainer, needs_te, refuse_tensor_parallelism, restore, use_fused
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
 from nemo_image.resume import make_exact, prepare, refuse_unfinished
@@ -81,6 +81,7 @@ def train(config, start, chat_template, end):
 
     def look(tokenizer):  # so that items that are too long are refused in seconds
         prompts = use_prompts(tokenizer, chat_template, model_config.data.train_ds.add_bos)
+        refuse_marks(prompts, config.settings.train)
         for name, data in ("train", model_config.data.train_ds), ("val", model_config.data.validation_ds):
             room = room_of(config.settings), data.get("tokens_to_generate", 0)
             file = directory / f"shortened-{name}.jsonl"

@@ -35,14 +35,14 @@ def shorten(row, longest, count):
     return True
 
 
-def mark_of_all(prompts, file):
-    """A control token that stands in each prompt, as their template has it, and that Plain takes for text; or None."""
-    marks, found = prompts.marks() if isinstance(prompts, Plain) else (), None
-    for row in rows_of(file) if marks else ():
-        found = {mark for mark in (marks if found is None else found) if mark in row["input"]}
-        if not found:
-            return None
-    return min(found) if found else None
+def refuse_marks(prompts, file):
+    """Exits where a control token stands in each prompt, as their template has it, which Plain takes for text."""
+    found = prompts.marks() if isinstance(prompts, Plain) else ()
+    for row in rows_of(file) if found else ():
+        found = {mark for mark in found if mark in row["input"]}
+    if found:
+        problem = f"{min(found)} in the prompts is one token to transformers and vLLM, but text to NeMo"
+        exit_all(f"{file}: {problem}: take it out of prompt:, and write chat_template: true in the run.")
 
 
 def fit(prompts, file, room, tokens_to_generate, shortened):
@@ -52,9 +52,6 @@ def fit(prompts, file, room, tokens_to_generate, shortened):
     more and can't be shortened. prompts: as use_prompts returns it; room: as room_of.
     """
     most, key = room
-    if mark := mark_of_all(prompts, file):
-        problem = f"{mark} in the prompts is one token to transformers and vLLM, but text to NeMo"
-        exit_all(f"{file}: {problem}: take it out of prompt:, and write chat_template: true in the run.")
 
     def count(text):
         return len(prompts.prompt(text))
