@@ -385,6 +385,16 @@ def test_half_a_training_with_the_loss_of_before_starts_anew(project):
     assert not (found.directory / "checkpoint").exists()
 
 
+def test_forced_training_has_the_loss_of_now(project):
+    """Whatever loss the one had that it replaces; a further attempt of the call goes on."""
+    former(project)
+    for _ in range(2):
+        forced = training(project)
+        forced.find("call-1")
+        assert forced.loss == kept.LOSS and forced.prepare(1) == 0 and forced.loss == kept.LOSS
+    assert len(list((project / "training").iterdir())) == 2
+
+
 def test_upgrade_that_was_cut_off(project):
     """While what lay in training/ moved."""
     former(project)

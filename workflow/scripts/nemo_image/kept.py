@@ -82,7 +82,7 @@ class Training:
         base, self.problem = base_by_content(inputs["base"].parent)
         files = [file for name, file in inputs.items() if name != "base"]
         self.fingerprint = fingerprint([config, base], files)
-        self.loss, self.mark = LOSS, f"{self.fingerprint} {LOSS}"  # what is begun goes on only with the same loss
+        self.take_loss_of_now()
         self.max_steps = config["trainer"]["max_steps"]
         self.directory = work_dir / self.fingerprint[:12]
         self.attempts = self.directory / "state/attempts.jsonl"
@@ -92,6 +92,9 @@ class Training:
         config = without_later_keys(OmegaConf.to_container(config_for(**paths)))
         del config["settings"]["micro_batch_tokens"]
         self.former = fingerprint(config, inputs.values())
+
+    def take_loss_of_now(self):
+        self.loss, self.mark = LOSS, f"{self.fingerprint} {LOSS}"  # what is begun goes on only with the same loss
 
     def find(self, anew):
         """Brings the training to its directory, if it lies where it once did; or away, if it is to be made anew."""
@@ -116,6 +119,7 @@ class Training:
             self.loss, self.mark = None, self.fingerprint
         begun_by = self.directory / "state/anew"
         if anew and not (begun_by.exists() and begun_by.read_text() == anew):
+            self.take_loss_of_now()
             new = self.work_dir / ".new"  # first, as the disk may be full
             (new / "state").mkdir(parents=True, exist_ok=True)
             (new / "state/anew").write_text(anew)
@@ -128,7 +132,7 @@ class Training:
         """Leaves in its directory what it may continue from, and notes this attempt; returns the step, 0 for none."""
         step = prepare(self.directory, ranks, self.mark, self.max_steps)
         if self.loss is None and step < self.max_steps:  # of its checkpoints the best is lost
-            self.loss, self.mark = LOSS, f"{self.fingerprint} {LOSS}"
+            self.take_loss_of_now()
             step = prepare(self.directory, ranks, self.mark, self.max_steps)
         attempts = []
         if self.attempts.exists():
