@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import shlex
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from operator import getitem
 
 import pytest
 import yaml
-from common.files import read_json, sha256, write_json
+from common.files import read_json, read_jsonl, sha256, write_json
 from helpers import ROOT, SCRIPTS
 from nemo_image import kept, loading
 from nemo_image.resume import fingerprint, prepare
@@ -37,6 +38,15 @@ def project(tmp_path):
     for name in ("train", "val"):
         (project / f"{name}.jsonl").write_text(f"{name}\n")
     return project
+
+
+def save(directory, step, best=None):
+    """A checkpoint after this step; best: the name of the best one until then, of which it tells."""
+    (directory / "checkpoints").mkdir()
+    name = f"lora--validation_loss=1.5-step={step}-consumed_samples=16.0-last.ckpt"
+    with zipfile.ZipFile(directory / "checkpoints" / name, "w") as checkpoint:
+        state = {"global_step": step, "callbacks": {"checkpoint": {"best_model_path": best}}}
+        checkpoint.writestr("archive/data.pkl", pickle.dumps(state if best else None))
 
 
 def training(project, seed=0, start=None, chat=None, **changes):
@@ -164,6 +174,61 @@ def test_keys_that_came_later_train_nothing_again(project, monkeypatch, tmp_path
     assert now[1] == before[1] and now[0].fingerprint == before[0].fingerprint and now[0].former == before[0].former
 
 
+@pytest.fixture
+def one_rank(monkeypatch):
+    """Of a step that is called here: it speaks at once."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+
+AGAIN = (
+    "Convert the model again: remove {}/base/model_config.yaml and run Snakemake again; finished trainings are kept."
+)
+
+
+@pytest.mark.parametrize("content", ["", "num_layers: 2\n", "num_layers: [2\n", "num_layers", "- 2\n", "\0\n"])
+def test_base_whose_configuration_is_damaged(project, one_rank, content):
+    (project / "base/model_config.yaml").write_text(content)
+    with pytest.raises(SystemExit) as told:
+        training(project)
+    assert told.value.code == f"{project}/base/model_config.yaml: is damaged. {AGAIN.format(project)}"
+
+
+def test_base_whose_configuration_is_cut_off(project, one_rank):
+    """Also in its last line, where it is YAML all the same. A base of before has no manifest, and may end so."""
+    one = training(project).fingerprint
+    write_json(project / "base/manifest.json", {"files": {}})
+    assert training(project).fingerprint == one
+    (project / "base/model_config.yaml").write_text("num_layers: 2\nsnapshot_manifest_sha256: a")
+    with pytest.raises(SystemExit, match="yaml: is damaged"):
+        training(project)
+    (project / "base/manifest.json").unlink()
+    assert training(project).fingerprint == one
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", "", "{}", None])
+def test_base_whose_provenance_is_lost(project, content):
+    """Trainings are not found without it: it is told before one begins again. One that was begun without it goes on."""
+    finish(training(project))
+    record = project / "base.provenance.json"
+    before = record.read_text()
+    write_json(project / "base/manifest.json", {"files": {}})
+    record.unlink() if content is None else record.write_text(content)
+    found = training(project)
+    with pytest.raises(SystemExit) as told:
+        found.find("")
+    how = "missing" if content is None else "damaged"
+    words = f"{record}: is {how}, by which the trainings of this model are found. {AGAIN.format(project)}"
+    assert told.value.code == words
+    assert len(list((project / "training").iterdir())) == 1
+    found.directory.mkdir()
+    found.find("")
+    record.write_text(before)
+    found = training(project)
+    found.find("")
+    assert found.is_finished()
+
+
 def test_how_items_are_grouped_changes_no_fingerprint(project):
     """As it changes rounding only."""
     assert training(project, micro_batch_tokens=4096).fingerprint == training(project).fingerprint
@@ -222,6 +287,46 @@ def test_damaged_training_is_not_taken_over(project):
     assert not training(project).is_finished()
 
 
+@pytest.mark.parametrize("content", [None, "", "0123"])
+def test_training_whose_mark_is_lost(project, content):
+    """Its directory has the same name: it goes on."""
+    begun = training(project)
+    begun.find("")
+    assert begun.prepare(1) == 0
+    mark, before = begun.directory / "state/fingerprint", begun.mark
+    save(begun.directory, step=2)
+    assert mark.read_text() == before
+    shutil.rmtree(mark.parent) if content is None else mark.write_text(content)
+    again = training(project)
+    again.find("")
+    assert again.prepare(1) == 2 and mark.read_text() == before
+
+
+def test_attempts_are_noted(project):
+    """A process may be killed while it writes; of before, such a line may have another one in it."""
+    begun = training(project)
+    begun.find("")
+    begun.prepare(1)
+    save(begun.directory, step=2)
+    with open(begun.attempts, "ab") as file:
+        file.write(b'{"started": "2026{"started": "2026-01-01", "after_step": 0}\n{"after_step": 1}\n\xe3')
+    for _ in range(2):
+        begun.prepare(1)
+    attempts = read_jsonl(begun.attempts)
+    assert [attempt["after_step"] for attempt in attempts] == [0, 1, 2, 2]
+    assert attempts[0].keys() == {"started", "host", "after_step"}
+
+
+def test_half_a_training_with_the_loss_of_before_whose_best_checkpoint_is_lost(project):
+    """It did all steps; what it must do again, it does with the loss of now."""
+    former(project, best="lora--validation_loss=1.5-step=2-consumed_samples=8.0.ckpt")
+    found = training(project)
+    found.find("")
+    assert found.loss is None
+    assert found.prepare(1) == 0 and found.loss == kept.LOSS
+    assert (found.directory / "state/fingerprint").read_text() == found.mark == f"{found.fingerprint} {kept.LOSS}"
+
+
 def test_forced_training(project):
     """Starts anew once a call; a further attempt of the same call goes on. What it replaces is kept."""
     finish(training(project), "first")
@@ -243,7 +348,7 @@ def test_forced_training(project):
     assert sorted(file.read_text() for file in (project / "training").glob("*/adapter.nemo")) == ["first", "second"]
 
 
-def former(project, step=SETTINGS["max_steps"], **changes):
+def former(project, step=SETTINGS["max_steps"], best=None, **changes):
     """A training as it lay before trainings were kept: training/ is its directory, with paths in the fingerprint. It
     has been saved after its last step."""
     paths = {"base": "base", "train": "train.jsonl", "val": "val.jsonl", "work_dir": "training"}
@@ -255,10 +360,7 @@ def former(project, step=SETTINGS["max_steps"], **changes):
     files = (project / "base/model_config.yaml", project / "train.jsonl", project / "val.jsonl")
     prepare(project / "training", 1, fingerprint(config, files))
     (project / "training/checkpoint").write_text(str(changes))
-    (project / "training/checkpoints").mkdir()
-    name = f"lora--validation_loss=1.5-step={step}-consumed_samples=16.0-last.ckpt"
-    with zipfile.ZipFile(project / "training/checkpoints" / name, "w") as checkpoint:
-        checkpoint.writestr("data", "")
+    save(project / "training", step, best)
 
 
 def test_training_of_before_they_were_kept(project):
@@ -281,6 +383,16 @@ def test_half_a_training_with_the_loss_of_before_starts_anew(project):
     found.find("")
     assert found.loss == kept.LOSS and prepare(found.directory, 1, found.mark) == 0
     assert not (found.directory / "checkpoint").exists()
+
+
+def test_forced_training_has_the_loss_of_now(project):
+    """Whatever loss the one had that it replaces; a further attempt of the call goes on."""
+    former(project)
+    for _ in range(2):
+        forced = training(project)
+        forced.find("call-1")
+        assert forced.loss == kept.LOSS and forced.prepare(1) == 0 and forced.loss == kept.LOSS
+    assert len(list((project / "training").iterdir())) == 2
 
 
 def test_upgrade_that_was_cut_off(project):
@@ -366,6 +478,31 @@ def test_unused_trainings_are_removed(results):
     (left,) = results.rglob("training/*")
     assert len((left / "adapter.nemo").read_bytes()) == 3_000_000
     assert everything_else(results) == before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "", '{"sha256": null}', None])
+def test_training_whose_record_is_damaged_is_kept(results, content):
+    """The others are listed, and removed, all the same."""
+    (used,) = (file for file in results.rglob("training/*/adapter.nemo") if file.stat().st_size == 3_000_000)
+    record = used.with_suffix(".provenance.json")
+    record.unlink() if content is None else record.write_text(content)
+    lines = trainings(results).splitlines()
+    assert len(lines) == 4 and sum("damaged    used" in line and str(used.parent) in line for line in lines) == 1
+    said = trainings(results, "--remove", "unused")
+    assert said.count("(removed)") == 2
+    assert said.count(f"{used.parent} (adapter.provenance.json is missing or damaged: counts as used)\n") == 1
+    assert list(results.rglob("training/*")) == [used.parent]
+    assert trainings(results, "--remove", "all").count("(removed)") == 1 and not used.exists()
+
+
+@pytest.mark.parametrize("content", ["{}", "", None])
+def test_adapter_whose_record_is_damaged(results, content):
+    """The adapter itself says which training it is from."""
+    record = results / "runs/lora/fold0/seed0/adapter.provenance.json"
+    record.unlink() if content is None else record.write_text(content)
+    assert trainings(results, "--remove", "unused").count("(removed)") == 2
+    (left,) = results.rglob("training/*")
+    assert len((left / "adapter.nemo").read_bytes()) == 3_000_000
 
 
 def test_training_that_was_repeated_is_unused(project):

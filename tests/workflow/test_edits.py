@@ -159,6 +159,7 @@ RERUNS = {
     "scripts/nemo_image/prompts.py": {"predict"},
     "scripts/nemo_image/resume.py": {"predict"},
     "scripts/nemo_image/rows.py": {"predict", "verify_model"},
+    "scripts/nemo_image/saved.py": {"predict"},
     "scripts/nemo_image/setup.py": {"predict", "verify_model"},
     "scripts/nemo_image/stop.py": NOTHING,
     "scripts/nemo_image/torch_parts.py": {"predict", "verify_model"},

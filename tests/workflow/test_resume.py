@@ -1,18 +1,22 @@
 """Training that is interrupted or killed, and started again, ends with the very bytes of an undisturbed training."""
 
+import argparse
+import collections
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from common.files import read_json, read_jsonl, sha256, write_jsonl
 from helpers import ROOT, SCRIPTS, adapter_weights, environment, of_slurm
-from nemo_image.resume import fingerprint, prepare
+from nemo_image.resume import fingerprint, prepare, refuse_unfinished
 
 STEPS = 8
 SETTINGS = {"precision": "bf16", "megatron_amp_O2": True, "max_seq_length": 256, "adapter_dropout": 0.1}
@@ -107,7 +111,7 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, ranks):
     (checkpoints,) = (place for place in (inputs / "work").glob("*/checkpoints") if list(place.rglob("*step=6*")))
     places = [checkpoints] if ranks == 1 else list(checkpoints.glob("mp_rank_*"))
     last = 6
-    if all(list(place.glob("*step=4*.ckpt")) for place in places):  # NeMo has not yet removed it: cut the newer one
+    if all(list(place.glob("*step=4*.0.ckpt")) for place in places):  # NeMo has not yet removed it: cut the newer one
         last = 4
         for newest in checkpoints.rglob("*step=6*.ckpt"):
             newest.write_bytes(newest.read_bytes()[:1000])
@@ -135,8 +139,10 @@ def test_interrupted_training_ends_with_the_same_bytes(inputs, ranks):
 
     if ranks == 2:  # test_the_best_checkpoint_wins_though_training_goes_on has two ranks
         return
-    kept = checkpoints.parent / "adapter.nemo"  # damaged: it is made again from the last checkpoint
+    kept = checkpoints.parent / "adapter.nemo"  # damaged: it is made again from the last checkpoint, the best one, too
     kept.write_bytes(undisturbed[:1000])
+    (best,) = checkpoints.glob(f"*step={STEPS}*.0.ckpt")
+    best.write_bytes(best.read_bytes()[:1000])
     assert f"train_lora: continues after step {STEPS}" in finish(start(inputs, ranks))
     assert (inputs / "adapter.nemo").read_bytes() == kept.read_bytes() == undisturbed
     assert read_json(inputs / "adapter.provenance.json")["validation_loss"] == loss
@@ -153,16 +159,19 @@ def test_a_training_that_nemo_stops_is_not_taken_for_done(inputs):
 
 
 def test_the_best_checkpoint_wins_though_training_goes_on(inputs):
-    """Also where all steps are done, the adapter is not, and the training's directory was moved meanwhile."""
+    """Also where all steps are done, the adapter is not, and the training's directory was moved meanwhile; and where
+    the best checkpoint is then lost: without it, no later one leads to the same adapter."""
     items = [item | {"output": "the"} for item in read_jsonl(inputs / "val.jsonl")]  # an answer that it unlearns
     write_jsonl(inputs / "val.jsonl", items)
-    for work, words in ("work", "starts"), ("moved", f"continues after step {STEPS}"):
+    results = {}  # by the place, as NeMo notes it in the adapter's configuration
+    for work, words in ("work", "starts"), ("moved", f"continues after step {STEPS}"), ("moved", "starts"):
         output = finish(start(inputs, 2, work=work, lr=0.1))
         assert f"train_lora: {words}" in output
         provenance = read_json(inputs / "adapter.provenance.json")
         losses = {step["step"]: step["validation_loss"] for step in provenance["curve"] if "validation_loss" in step}
         best = min(losses, key=losses.get)
         made = provenance["sha256"]["result"]
+        assert made == results.setdefault(work, made)
         (kept,) = (kept for kept in (inputs / work).glob("*/adapter.nemo") if sha256(kept) == made)
         assert best < STEPS and provenance["validation_loss"] == losses[best]
         for rank in ("mp_rank_00", "mp_rank_01"):
@@ -172,9 +181,15 @@ def test_the_best_checkpoint_wins_though_training_goes_on(inputs):
             weights = adapter_weights(inputs / "adapter.nemo", rank)
             assert weights.keys() == saved.keys() and all(weights[name].equal(saved[name]) for name in weights)
         (inputs / "adapter.nemo").unlink()
+        kept.unlink()
         if work == "work":
-            kept.unlink()
             (inputs / "work").rename(inputs / "moved")
+        elif words != "starts":
+            assert "does not continue" not in output
+            file.unlink()  # of one rank
+        else:
+            lost = f"{file.parent.with_name('mp_rank_00') / file.name}, the best until then, is missing or damaged"
+            assert output.count(f"train_lora: does not continue after step {STEPS}, as {lost}") == 1
 
 
 def checkpoint(path, whole=True):
@@ -207,6 +222,88 @@ def test_prepare_keeps_the_newest_whole_checkpoint(tmp_path):
     assert (work_dir / "checkpoints/mp_rank_01" / name.format(2, 8, "-last")).exists()
     assert prepare(work_dir, 2, "b") == 0
     assert not (work_dir / "checkpoints").exists()
+
+
+NAME = "lora--validation_loss=1.5-step={}-consumed_samples={}.0{}.ckpt"
+
+
+def saved(directory, step, best, suffix="", found=None):
+    """A checkpoint as Lightning writes it: of this step, with the step of the best one until then, if there is one.
+    found: the step that is in the file."""
+    file = directory / "checkpoints" / NAME.format(step, 4 * step, suffix)
+    best = best and f"/elsewhere/0123456789ab/checkpoints/{NAME.format(best, 4 * best, '')}"
+    state = {"best_model_path": best, "best_model_score": torch.tensor(1.5)}
+    state = {"checkpoint": state | {"dirpath": "/elsewhere/0123456789ab/checkpoints"}, "progress": {"curve": {}}}
+    content = {"global_step": found or step, "callbacks": state, "hyper_parameters": argparse.Namespace(lr=1)}
+    content |= {"optimizer_states": [collections.OrderedDict(a=torch.zeros(3)), pathlib.PurePosixPath("a")]}
+    torch.save(content, file)
+    return file
+
+
+@pytest.fixture
+def work_dir(tmp_path):
+    work_dir = tmp_path / "0123456789ab"
+    (work_dir / "checkpoints").mkdir(parents=True)
+    (work_dir / "state").mkdir()
+    (work_dir / "state/fingerprint").write_text("a")
+    return work_dir
+
+
+def test_prepare_wants_the_best_checkpoint(work_dir, capsys):
+    """Without it another model would be taken for the best one."""
+    assert saved(work_dir, 1, "", "-last") and prepare(work_dir, 1, "a") == 1  # before the first validation
+    best, older = saved(work_dir, 30, 30), saved(work_dir, 15, 15)
+    last = saved(work_dir, 31, 30, "-last")
+    assert prepare(work_dir, 1, "a") == 31 and capsys.readouterr().out == ""
+    best.write_bytes(best.read_bytes()[:-30])
+    assert prepare(work_dir, 1, "a") == 15  # it had not yet been removed
+    words = f"does not continue after step 31, as {best}, the best until then, is missing or damaged"
+    assert capsys.readouterr().out.count(words) == 1
+    assert not last.exists() and older.with_name(NAME.format(15, 60, "-last")).exists()
+    older.unlink()
+    saved(work_dir, 31, 30, "-last")
+    assert prepare(work_dir, 1, "a") == 15 and older.exists()  # the last one is of the same step: a copy of the best
+    older.unlink()
+    older.with_name(NAME.format(15, 60, "-last")).unlink()
+    saved(work_dir, 31, 30, "-last")
+    assert prepare(work_dir, 1, "a") == 0 and not list((work_dir / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("named", [60, 31])
+def test_prepare_refuses_a_checkpoint_of_more_steps(work_dir, named):
+    file = saved(work_dir, named, 60, "-last", found=60)
+    with pytest.raises(SystemExit, match=f"^{file}: is another training's, of step 60. Move it away and run again"):
+        prepare(work_dir, 1, "a", 45)
+    assert file.exists()
+    assert prepare(work_dir, 1, "a", 60) == named
+
+
+def test_prepare_refuses_another_trainings_checkpoint(work_dir):
+    """It knows its training's directory."""
+    work_dir = work_dir.rename(work_dir.with_name("ab0123456789"))
+    file = saved(work_dir, 31, 31)
+    with pytest.raises(SystemExit, match=f"^{file}: is another training's, of step 31. Move it away and run again"):
+        prepare(work_dir, 1, "a", 45)
+    assert file.exists()
+
+
+def test_prepare_leaves_a_users_own_files(work_dir):
+    last = saved(work_dir, 31, "", "-last")
+    own = [shutil.copyfile(last, last.with_name(name)) for name in ("mycopy.ckpt", "notes.txt")]
+    assert prepare(work_dir, 1, "a") == 31 and all(file.exists() for file in own)
+    file = shutil.copyfile(last, last.with_name("copy-of-last.ckpt"))
+    with pytest.raises(SystemExit, match=f"^{file}: NeMo would take it for this training's checkpoint. Move it away"):
+        prepare(work_dir, 1, "a")
+    assert file.exists() and last.exists()
+
+
+def test_a_training_without_a_best_checkpoint_is_told_of(monkeypatch):
+    """All steps are done, in a checkpoint from elsewhere, and none was validated."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    callback = SimpleNamespace(best_model_score=None, dirpath="work/checkpoints")
+    with pytest.raises(SystemExit, match="no checkpoint there is known as the best"):
+        refuse_unfinished(SimpleNamespace(global_step=8, max_steps=8, checkpoint_callback=callback))
 
 
 def test_fingerprint(tmp_path):

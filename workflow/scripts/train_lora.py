@@ -8,7 +8,6 @@ Needs only NeMo and what it needs. Run with NeMo of 29 March 2024 (as in the 24.
 import io
 import json
 import os
-import socket
 import statistics
 import tarfile
 from functools import partial
@@ -24,7 +23,7 @@ from nemo_image import kept, setup
 from nemo_image.lengths import fit, refuse_marks, room_of
 from nemo_image.loading import load_config, make_trainer, needs_te, refuse_tensor_parallelism, restore, use_fused
 from nemo_image.prompts import CHAT_TEMPLATE, use_prompts
-from nemo_image.resume import make_exact, prepare, refuse_unfinished
+from nemo_image.resume import make_exact, refuse_unfinished
 from nemo_image.setup import arguments, describe_machine, on_first_rank, prepare_nemo, wait_for_all
 from nemo_image.stop import stop_after_step
 from omegaconf import OmegaConf
@@ -160,7 +159,6 @@ def main():
     config = config_for(**paths | {"work_dir": str(training.directory.resolve())})
 
     tensor_parallel = args.settings["tensor_model_parallel_size"]
-    attempts = training.directory / "state/attempts.jsonl"
     describe_machine("train_lora", args.accelerator, args.settings)
     refuse_tensor_parallelism(args.base, tensor_parallel)
 
@@ -170,11 +168,8 @@ def main():
         if training.is_finished():
             say("train_lora", f"takes over the finished training in {training.directory}, {training.made()}")
             return True
-        step = prepare(training.directory, tensor_parallel, training.mark)
+        step = training.prepare(tensor_parallel)
         say("train_lora", f"continues after step {step}" if step else "starts")
-        attempt = {"started": START.isoformat(timespec="seconds"), "host": socket.gethostname(), "after_step": step}
-        with open(attempts, "a") as file:
-            file.write(json.dumps(attempt) + "\n")
         return False
 
     is_finished = on_first_rank(prepare_work_dir, training.directory / "state/ready")
@@ -187,7 +182,7 @@ def main():
             publish(adapter, training.adapter)
             facts |= {"loss": training.loss, "code": digest(__file__)}
             settings = args.settings | {"seed": args.seed}
-            record(training.adapter, settings, inputs, attempts=read_jsonl(attempts), **facts)
+            record(training.adapter, settings, inputs, attempts=read_jsonl(training.attempts), **facts)
         wait_for_all(end=True)
     if first:
         made = training.take_over()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from common.files import read_json, size_of
+from common.files import sha256, size_of
 from common.lock import gone, read, wait_for_heartbeat
 
 
@@ -28,17 +28,29 @@ def find(directory):
     return sorted(mark.parents[1] for mark in map(Path, marks) if mark.parents[2].name == "training")
 
 
+def read_record(adapter):
+    """What adapter.nemo's provenance says, or None where it is missing or damaged."""
+    try:
+        facts = json.loads(adapter.with_suffix(".provenance.json").read_text())
+        return facts if facts["sha256"]["result"] else None
+    except (FileNotFoundError, ValueError, TypeError, LookupError):
+        return None
+
+
 def describe(training):
-    """(size in bytes, state, validation loss, is it what the adapter beside it is from?)"""
-    size = size_of(training)
-    provenance = training / "adapter.provenance.json"
-    if not provenance.exists():
-        return size, "unfinished", None, False
-    facts, adapter = read_json(provenance), training.parents[1] / "adapter.provenance.json"
-    used = adapter.exists() and read_json(adapter)["sha256"]["result"] == facts["sha256"]["result"]
+    """(size in bytes, state, validation loss, is it what the adapter beside it is from?). One whose provenance or whose
+    adapter's is lost counts as such."""
+    size, kept, adapter = size_of(training), training / "adapter.nemo", training.parents[1] / "adapter.nemo"
+    if (facts := read_record(kept)) is None:
+        damaged = kept.exists() or kept.with_suffix(".provenance.json").exists()
+        return size, "damaged" if damaged else "unfinished", None, damaged
+    if beside := read_record(adapter):
+        used = beside["sha256"]["result"] == facts["sha256"]["result"]
+    else:
+        used = adapter.exists() and sha256(adapter) == facts["sha256"]["result"]
     repeated = training.with_name(training.name.partition("-before-")[0])  # by force, perhaps to the same bytes
-    used = used and (repeated == training or not (repeated / provenance.name).exists())
-    return size, "finished", facts["validation_loss"], used
+    used = used and (repeated == training or not read_record(repeated / "adapter.nemo"))
+    return size, "finished", facts.get("validation_loss"), used
 
 
 def is_at_work(training):
@@ -64,6 +76,8 @@ def main():
         done = ""
         if args.remove == "all" or (args.remove == "unused" and not used):
             done = "(at work: not removed)" if is_at_work(training) else "(removed)"
+        elif state == "damaged":
+            done = "(adapter.provenance.json is missing or damaged: counts as used)"
         loss = "" if loss is None else f"validation loss {loss:.5f}"
         words = [f"{size / 1e9:8.2f} GB", f"{state:10}", f"{'used' if used else 'unused':6}", f"{loss:23}"]
         print(*words, training, done)

@@ -6,13 +6,13 @@ random state is saved), stumbles over half-written checkpoints, and silently con
 
 import hashlib
 import json
-import re
+import math
 import shutil
 import signal
-import zipfile
 from pathlib import Path
 
 from common.files import sha256
+from nemo_image.saved import leave_newest
 from nemo_image.setup import exit_all
 
 
@@ -22,56 +22,25 @@ def fingerprint(settings, files):
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def intact(checkpoint):
-    """Is this checkpoint file of one rank there and whole?"""
-    try:
-        return zipfile.ZipFile(checkpoint).testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def prepare(work_dir, ranks, fingerprint):
-    """Leaves in work_dir what training may continue from, as NeMo's exp_manager expects it: at most one "-last"
-    checkpoint, the newest that is whole on all `ranks` of tensor parallelism. Returns its step, 0 for none.
-
-    Checkpoints of another fingerprint are removed. NeMo names them …-step=S-consumed_samples=C[-last][-vN].ckpt, in
-    mp_rank_00, mp_rank_01, … where there are several ranks, and marks one that is being written by …-unfinished.
-    """
-    checkpoints, mark = Path(work_dir) / "checkpoints", Path(work_dir) / "state/fingerprint"
-    if not mark.exists() or mark.read_text() != fingerprint:
-        shutil.rmtree(work_dir, ignore_errors=True)
-        mark.parent.mkdir(parents=True)
-        mark.write_text(fingerprint)
-        return 0
-    places = [checkpoints] if ranks == 1 else [checkpoints / f"mp_rank_{rank:02d}" for rank in range(ranks)]
-    whole = []
-    for name in {file.name for place in places for file in place.glob("*.ckpt")}:
-        step, seen = (int(re.search(rf"{key}=(\d+)", name)[1]) for key in ("step", "consumed_samples"))
-        unfinished = checkpoints / f"{name.removesuffix('.ckpt')}-unfinished"
-        if unfinished.exists() or not seen or not all(intact(place / name) for place in places):
-            for place in places:
-                (place / name).unlink(missing_ok=True)
-        else:
-            whole.append((step, "-last" in name, name))
-    for leftover in (*checkpoints.glob("*-unfinished"), *checkpoints.glob("*.nemo")):
-        leftover.unlink()
-    if not whole:
-        return 0
-    newest = max(whole)
-    for _, last, name in whole:
-        as_last = re.sub(r"(-last)?(-v\d+)?\.ckpt$", "-last.ckpt", name)
-        for place in places:
-            if name == newest[2] and name != as_last:
-                (shutil.move if last else shutil.copyfile)(place / name, place / as_last)
-            elif last and name != newest[2]:
-                (place / name).unlink()
-    return newest[0]
+def prepare(work_dir, ranks, fingerprint, max_steps=math.inf):
+    """Leaves in work_dir what training may continue from. Returns its step, 0 for none, as with another fingerprint."""
+    mark = Path(work_dir) / "state/fingerprint"
+    if mark.exists() and mark.read_text() == fingerprint:
+        return leave_newest(Path(work_dir) / "checkpoints", ranks, max_steps)
+    shutil.rmtree(work_dir, ignore_errors=True)
+    mark.parent.mkdir(parents=True)
+    mark.write_text(fingerprint)
+    return 0
 
 
 def refuse_unfinished(trainer):
-    """NeMo may end a training early without an error, as by exp_manager.max_time_per_run."""
+    """NeMo may end a training early without an error, as by exp_manager.max_time_per_run. And a checkpoint that comes
+    from elsewhere may be of the last step, and of no validation."""
     if trainer.global_step < trainer.max_steps:
         exit_all(f"NeMo stopped at step {trainer.global_step} of {trainer.max_steps}: run again to continue.")
+    if trainer.checkpoint_callback.best_model_score is None:
+        directory = trainer.checkpoint_callback.dirpath
+        exit_all(f"{directory}: no checkpoint there is known as the best. Remove it and run Snakemake again.")
 
 
 def moved(state, old, new):
