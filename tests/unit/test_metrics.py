@@ -309,8 +309,9 @@ def test_choice(tmp_path):
     for damage in (lambda file: file.write_text("0.6"), lambda file: file.unlink()):
         damage(files[3].with_name("adapter.nemo"))
         done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
-        said = "is not the adapter that adapter.provenance.json tells of. Remove it and run Snakemake again, which makes"
-        assert done.returncode == 1 and done.stderr == f"{tmp_path}/b/fold1/seed0/adapter.nemo: {said} it anew.\n"
+        said = f"{tmp_path}/b/fold1/seed0/adapter.nemo: is not the adapter that adapter.provenance.json tells of."
+        assert done.returncode == 1
+        assert done.stderr == f"{said} Remove it and run Snakemake again, which makes it anew.\n"
         assert not (tmp_path / "best/adapter.nemo").exists()
     write_json(
         files[1], {"sha256": {}, "validation_loss": 0.4, "loss": "mean over items"}
