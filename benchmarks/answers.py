@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import predict
-from common.files import write_json, write_jsonl
+from common.files import sha256, write_json, write_jsonl
 test, batches, output = map(Path, sys.argv[2:])
 scores = {"yes": -1.0, "no": -2.0, "maybe": -3.0}
 if not batches.exists():
@@ -38,6 +38,8 @@ if not batches.exists():
             write_json(batches / f"{number}.json", [(index, "yes", scores) for index in indices])
 else:
     write_jsonl(output, predict.predictions(test, 64, batches, scored=True))
+    sums = {"result": sha256(output), "test": sha256(test)}
+    write_json(output.with_suffix(".provenance.json"), {"sha256": sums})
 """
 
 
@@ -61,8 +63,8 @@ def steps_in(here, lines, reference):
     yield "read_questions", [SCRIPTS / "read_questions.py", "--test", text, *columns, questions]
     yield None, join  # makes the batches
     yield "predict, batches to predictions.jsonl", join
-    models = "--predictions", answers, answers
-    yield "write_answers", [SCRIPTS / "write_answers.py", *models, "--output", here / "answers.tsv"]
+    files = "--predictions", answers, answers, "--questions", questions
+    yield "write_answers", [SCRIPTS / "write_answers.py", *files, "--output", here / "answers.tsv"]
 
 
 def predict_in(here, lines):

@@ -13,8 +13,10 @@ import torch
 import yaml
 from common.adapter import read_adapter
 from common.ending import run
+from evaluation.table import tabulate
 from model_formats.snapshot import read_header
 from safetensors.torch import save
+from write_report import read_table
 
 from .conftest import is_sentence
 
@@ -45,7 +47,7 @@ def results(tmp_path):
         "metrics.json": b'{"run": "x", "dataset": "d", "answers": {}}',
         "provenance.json": b'{"predict": {}, "evaluate": {}}',
         "accuracy.json": b'{"references": [], "runs": [], "comparisons": []}',
-        "accuracy.tsv": b"dataset\trun\n",
+        "accuracy.tsv": b"\n",
         "base/manifest.json": b'{"files": {}}',
     }
     for name, content in files.items():
@@ -103,6 +105,30 @@ def test_damaged(results, monkeypatch, name, how):
     assert is_sentence(ended.value.code) and ended.value.code.startswith(f"{results / name}: is damaged")
     assert ended.value.code.endswith("Remove it and run Snakemake again, which makes it anew.")
     assert not (results / "out/result").exists()
+
+
+TABLES = {  # what a table of one accuracy may have become
+    "empty": lambda table: "",
+    "cut off": lambda table: table[:-4],
+    "without a run": lambda table: "".join(table.splitlines(keepends=True)[:-1]),
+    "edited": lambda table: table.replace("40.0", "99.9"),
+    "saved with CRLF": lambda table: table.replace("\n", "\r\n"),
+}
+
+
+@pytest.mark.parametrize("how", TABLES)
+def test_table_of_other_figures(tmp_path, how):
+    """accuracy.tsv is compared with accuracy.json, which has them all."""
+    line = {"run": "x", "model": "m", "dataset": "d", "label": "gold", "accuracy": 0.4, "accuracy_interval": [0.1, 1.0]}
+    result = {"references": [{"run": "majority", "dataset": "d", "accuracy": 1 / 3}], "runs": [line], "comparisons": []}
+    table, file = tabulate(result["references"] + result["runs"], []), tmp_path / "accuracy.tsv"
+    table.to_csv(file, sep="\t", index=False)
+    assert read_table(file, json.loads(json.dumps(result)))["d", "x"]["accuracy"] == "40.0"
+    damaged = TABLES[how](text := file.read_text())
+    assert damaged != text
+    file.write_bytes(damaged.encode())
+    told = said(lambda file: read_table(file, result), file)
+    assert "is not the table of accuracy.json, " in told and "Remove it and run Snakemake again" in told
 
 
 @pytest.fixture(scope="module")

@@ -240,6 +240,27 @@ def test_damaged_base(snapshot, tmp_path, name):
     assert done.returncode == 1 and "is missing" in done.stderr and not (tmp_path / "base.nemo").exists()
 
 
+def test_damaged_base_without_a_manifest(snapshot, tmp_path):
+    """As older versions wrote them: NeMo would say AssertionError of a tokenizer that is not there."""
+    base = tmp_path / "base"
+    convert(snapshot, base)
+    (base / "manifest.json").unlink()
+    refuse_damaged(base, contents=True)
+    for name in "tokenizer.model", "model_weights/common.pt", "model_weights/metadata.json", "tokenizer/tokenizer.json":
+        if name.startswith("tokenizer/"):
+            config = (base / "model_config.yaml").read_text().replace("nemo:tokenizer.model", "null")
+            (base / "model_config.yaml").write_text(config.replace("library: sentencepiece", "library: huggingface"))
+        else:
+            content = (base / name).read_bytes()
+            (base / name).unlink()
+        with pytest.raises(SystemExit) as refusal:
+            refuse_damaged(base)
+        assert str(refusal.value).startswith(f"{base / name} is missing. Convert the model again: remove {base}/model_")
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_bytes(content)
+        refuse_damaged(base)
+
+
 def test_kill_at_any_moment_leaves_no_result_or_a_whole_one(snapshot, tmp_path):
     convert(snapshot, tmp_path / "old")
     change_weights(snapshot, lambda name, tensor: -tensor)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common.files import read_json, write_json
+from common.files import read_json, sha256, write_json
 from common.pubmedqa import LABELS
 from compare_runs import PUBLISHED, read_published
 from evaluate import evaluate
@@ -275,18 +275,44 @@ def test_other_items_are_not_compared(data, tmp_path):
     assert f"metrics1.json: has not the test items of {tmp_path}/metrics0.json: evaluate both again." in done.stderr
 
 
+def test_a_copied_file_stands_for_no_other_run(data, tmp_path):
+    """Of another run, fold or seed: the table would lack one, and nobody would see it."""
+    files = [tmp_path / f"{model}/metrics.json" for model in ("a/fold0/seed0", "b/fold0/seed0", "b/fold0/seed12")]
+    made = [model(data, file.parts[-4], seed=file.parts[-2][4:]) for file in files]
+    outputs = "--output", tmp_path / "accuracy.tsv", "--json", tmp_path / "accuracy.json", "--sources", REAL
+    for wrong, content in (None, None), (1, 0), (2, 1), (1, 2):
+        for number, file in enumerate(files):
+            write_json(file, made[content if number == wrong else number])
+        done = run_script("compare_runs.py", "--metrics", *files, *outputs, check=False)
+        if wrong is None:
+            assert done.returncode == 0, done.stderr
+            continue
+        of = files[content].parent.relative_to(tmp_path)
+        said = f"is of another model, {of}, as a copy is. Remove it and run Snakemake again, which makes it anew."
+        assert (done.returncode, done.stderr) == (1, f"{files[wrong]}: {said}\n")
+
+
 def test_choice(tmp_path):
     losses = {"a/fold0/seed0": 0.5, "a/fold1/seed0": 0.4, "b/fold0/seed0": 0.3, "b/fold1/seed0": 0.5}
     files = [tmp_path / model / "adapter.provenance.json" for model in losses]
     for file, loss in zip(files, losses.values()):
-        write_json(file, {"sha256": {}, "validation_loss": loss})
+        file.parent.mkdir(parents=True)
         file.with_name("adapter.nemo").write_text(str(loss))
+        write_json(file, {"sha256": {"result": sha256(file.with_name("adapter.nemo"))}, "validation_loss": loss})
     model = "--fold", 1, "--seed", 0, "--output", tmp_path / "best/adapter.nemo"
     run_script("choose_run.py", "--provenance", *files, *model)
     assert (tmp_path / "best/adapter.nemo").read_text() == "0.5"
     means = {"a": pytest.approx(0.45), "b": pytest.approx(0.4)}
     provenance = read_json(tmp_path / "best/adapter.provenance.json")
-    assert provenance == {"sha256": {}, "validation_loss": 0.5, "chosen": {"run": "b", "validation_losses": means}}
+    assert provenance == read_json(files[3]) | {"chosen": {"run": "b", "validation_losses": means}}
+    (tmp_path / "best/adapter.nemo").unlink()
+    for damage in (lambda file: file.write_text("0.6"), lambda file: file.unlink()):
+        damage(files[3].with_name("adapter.nemo"))
+        done = run_script("choose_run.py", "--provenance", *files, *model, check=False)
+        said = f"{tmp_path}/b/fold1/seed0/adapter.nemo: is not the adapter that adapter.provenance.json tells of."
+        assert done.returncode == 1
+        assert done.stderr == f"{said} Remove it and run Snakemake again, which makes it anew.\n"
+        assert not (tmp_path / "best/adapter.nemo").exists()
     write_json(
         files[1], {"sha256": {}, "validation_loss": 0.4, "loss": "mean over items"}
     )  # fold 1 of a was trained anew

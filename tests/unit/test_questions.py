@@ -11,7 +11,7 @@ import predict
 import pyarrow
 import pyarrow.parquet
 import pytest
-from common.files import read_jsonl, write_json, write_jsonl
+from common.files import read_json, read_jsonl, sha256, write_json, write_jsonl
 from evaluation.answers import Task, read_labels
 from helpers import run_script
 
@@ -21,7 +21,8 @@ COLUMNS = {"prompt": "Text: {text}\nMood:", "answer": "mood"}
 def read(tmp_path, name, *flags, columns=COLUMNS):
     """What read_questions.py makes of a file, or what it says."""
     output = tmp_path / "questions.jsonl"
-    output.unlink(missing_ok=True)
+    for file in output, output.with_suffix(".provenance.json"):
+        file.unlink(missing_ok=True)
     call = "--test", tmp_path / name, "--columns", json.dumps(columns), *flags, "--output", output
     done = run_script("read_questions.py", *call, check=False)
     if done.returncode:
@@ -73,11 +74,24 @@ def predictions(number, seed, labels=LABELS):
         yield {"id": f"q{n}", "input": "…", "pred": f' "{n}"\r\nand\tmore ', "label": None} | scores
 
 
+def recorded(file, **sums):
+    """Writes beside a file what its step records."""
+    write_json(file.with_suffix(".provenance.json"), {"sha256": {**sums, "result": sha256(file)}})
+
+
 def write(tmp_path, *models):
     files = [tmp_path / f"{number}.jsonl" for number in range(len(models))]
+    write_jsonl(tmp_path / "questions.jsonl", [{"id": "q0", "input": "…"}])
+    recorded(tmp_path / "questions.jsonl")
     for file, rows in zip(files, models):
         write_jsonl(file, rows)
-    done = run_script("write_answers.py", "--predictions", *files, "--output", tmp_path / "a.tsv", check=False)
+        recorded(file, test=sha256(tmp_path / "questions.jsonl"))
+    return call(tmp_path, "--predictions", *files)
+
+
+def call(tmp_path, *files):
+    files += "--questions", tmp_path / "questions.jsonl", "--output", tmp_path / "a.tsv"
+    done = run_script("write_answers.py", *files, check=False)
     if done.returncode:
         assert not (tmp_path / "a.tsv").exists()
         return done.stderr.replace(f"{tmp_path}/", "").strip()
@@ -121,6 +135,80 @@ def test_predictions_that_do_not_fit_are_refused(tmp_path):
     assert write(tmp_path, one, other) == (
         "0.jsonl, 1.jsonl: the log-probabilities of q1 are not finite: did the model overflow?."
     )
+
+
+def test_each_question_has_the_answer_that_this_model_gave(tmp_path):
+    """Not another model's predictions, nor those of other questions, nor files that have lost a line."""
+    for adapter in "a", "b":
+        (tmp_path / adapter).mkdir()
+        (tmp_path / adapter / "adapter.nemo").write_text(adapter)
+        recorded(tmp_path / adapter / "adapter.nemo")
+
+    def start():
+        for adapter in "", "a", "b":
+            assert len(write(tmp_path / adapter, predictions(3, 0))) == 3
+            used = {"adapter": sha256(tmp_path / adapter / "adapter.nemo")} if adapter else {}
+            recorded(tmp_path / adapter / "0.jsonl", test=sha256(tmp_path / "questions.jsonl"), **used)
+            (tmp_path / adapter / "a.tsv").unlink()
+
+    def asked(*models):
+        trained = [tmp_path / model / "adapter.provenance.json" for model in models if model]
+        files = [tmp_path / model / "0.jsonl" for model in models]
+        return call(tmp_path, "--predictions", *files, "--train-provenance", *trained)
+
+    def copy(name, other):
+        (tmp_path / name).write_bytes((tmp_path / other).read_bytes())
+
+    def cut(name):
+        (tmp_path / name).write_text("".join((tmp_path / name).read_text().splitlines(keepends=True)[:-1]))
+
+    start()
+    for models in [""], ["a"], ["a", "b"]:
+        assert len(asked(*models)) == 3
+        (tmp_path / "a.tsv").unlink()
+    remedy = "Remove it and run Snakemake again, which makes it anew."
+    left = "is not the result that 0.provenance.json tells of."
+    for models, damage, said in (
+        ("a", lambda: cut("a/0.jsonl"), f"a/0.jsonl: {left}"),
+        ("ab", lambda: copy("b/0.jsonl", "0.jsonl") or cut("b/0.jsonl"), f"b/0.jsonl: {left}"),
+        ("b", lambda: copy("b/0.provenance.json", "a/0.provenance.json"), "b/0.jsonl: is of another adapter than "),
+        ("a", lambda: copy("a/0.provenance.json", "0.provenance.json"), "a/0.jsonl: is of another adapter than a/ad"),
+        ([""], lambda: copy("0.provenance.json", "a/0.provenance.json"), "0.jsonl: is of another adapter than none, "),
+        (
+            "a",
+            lambda: cut("questions.jsonl"),
+            "questions.jsonl: is not the result that questions.provenance.json tells",
+        ),
+        ("a", lambda: recorded(tmp_path / "a/0.jsonl", test="x"), "a/0.jsonl: is of other questions than questions.js"),
+        (
+            "a",
+            lambda: (tmp_path / "a/0.provenance.json").write_text("{}"),
+            "a/0.provenance.json: is damaged, it has no",
+        ),
+    ):
+        start()
+        damage()
+        found = asked(*models)
+        assert found.startswith(said) and found.endswith(remedy) and "\n" not in found, found
+
+
+def test_columns_are_checked(tmp_path):
+    """Of a call by hand."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
+    files = "--test", tmp_path / "a.jsonl", "--output", tmp_path / "questions.jsonl", "--columns"
+    for columns in '{"prompt": "{text}"}', '{"answer": "text"}', "[]", "{":
+        done = run_script("read_questions.py", *files, columns, check=False)
+        *_, last = done.stderr.splitlines()
+        said = f'{columns} is not of the form {{"prompt": template, "answer": column}}, of which both keys are needed'
+        assert done.returncode == 2 and last == f"read_questions.py: error: argument --columns: {said}"
+        assert "Traceback" not in done.stderr
+
+
+def test_what_was_read_is_recorded(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
+    read(tmp_path, "a.jsonl")
+    made = read_json(tmp_path / "questions.provenance.json")
+    assert made == {"sha256": {"result": sha256(tmp_path / "questions.jsonl")}}
 
 
 def test_predictions_of_parts_are_put_in_order(tmp_path, monkeypatch):

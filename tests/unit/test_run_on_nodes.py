@@ -172,3 +172,22 @@ def test_without_slurm():
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert done.returncode == 1 and done.stderr.startswith("run_on_nodes: several nodes are given by SLURM")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the following arguments are required: port, command"),
+        (["x", "true", "--standalone"], "argument port: invalid int value: 'x'"),
+        (["1", "true"], "the command has no --standalone, in whose place a torchrun of all nodes comes"),
+        (["1", "true", "--standalone"], "SLURMD_NODENAME is not set: run_on_nodes.py starts this, by srun"),
+        (["--help"], None),
+    ],
+)
+def test_member_called_by_hand_tells_its_usage(arguments, words):
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
+    command = [sys.executable, TOOLS / "on_each_node.py", *arguments]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (done.stdout + done.stderr).startswith("usage: on_each_node.py [-h] port ...\n")
+    assert done.returncode == (2 if words else 0)
+    assert words is None or done.stderr.splitlines()[1] == f"on_each_node.py: error: {words}"

@@ -10,13 +10,13 @@ from helpers import snakemake
 
 # without labels: those of the run's own data set
 CONFIG = 'datasets: {questions: {test: questions.csv, prompt: "{text}", id: number}}'
-TABLE = "results/answers/lora/questions.tsv"
+TABLE, ONE = "results/answers/lora/questions.tsv", "results/answers/lora/fold0/seed0"
+FILES = "--configfile", "chain.yaml", "questions.yaml", "--set-threads", "predict_questions=1"
 
 
 def call(chain, target, *arguments):
     """The rules that run, by a call for a table."""
-    files = "--configfile", "chain.yaml", "questions.yaml"
-    done = snakemake(chain, target, *files, "--set-threads", "predict_questions=1", *arguments)
+    done = snakemake(chain, target, *FILES, *arguments)
     assert done.returncode == 0, done.stdout
     return set(re.findall(r"^(\w+) +\d+$", done.stdout, re.MULTILINE)) - {"total"}
 
@@ -38,6 +38,19 @@ def test_from_file_to_table(chain):
     assert not (chain / "results/answers/lora/fold0/seed0/questions/prediction").exists()
 
     assert call(chain, TABLE, "--dry-run") == set()
+    table, repeated = (chain / TABLE).read_bytes(), {"predict_questions", "write_answers"}
+    for name, others, rules in (
+        (f"{ONE}/questions/predictions.jsonl", None, repeated),
+        (f"{ONE}/questions/predictions.jsonl", "results/runs/base/fold0/seed0/predictions.jsonl", repeated),
+        ("results/data/questions/questions.jsonl", None, {"read_questions", *repeated}),
+    ):
+        rows = ((chain / (others or name)).read_text()).splitlines(keepends=True)
+        (chain / name).write_text("".join(rows if others else rows[:-1]))  # another model's, or its last line is lost
+        done = snakemake(chain, TABLE, *FILES)
+        assert done.returncode == 1 and f"{name}: is not the result that " in done.stdout, done.stdout
+        assert not (chain / TABLE).exists()
+        (chain / name).unlink()
+        assert call(chain, TABLE) == rules and (chain / TABLE).read_bytes() == table
     assert call(chain, "results/answers/lora/fold0/seed0/questions.tsv", "--dry-run") == {"write_answers"}
     (chain / "questions.csv").write_text("number,text\n1,What now?\n")
     assert call(chain, TABLE, "--dry-run") == {"read_questions", "predict_questions", "write_answers"}

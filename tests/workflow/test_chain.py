@@ -112,17 +112,25 @@ def test_evaluate_refuses_what_does_not_belong_together(chain, tmp_path):
         "test": data / "final_decision/test.jsonl",
         "test-items": data / "items/test.json",
     }
-    base = chain / "results/runs/base/fold0/seed0/predictions.jsonl"
+    base, empty = chain / "results/runs/base/fold0/seed0/predictions.jsonl", tmp_path / "empty/predictions.jsonl"
+    empty.parent.mkdir()
+    empty.touch()
+    shorter = empty.with_name("test.jsonl")
+    shorter.write_text("".join(files["test"].read_text().splitlines(keepends=True)[:-1]))
+    told, other = files["predict-provenance"], tutorial / "adapter.provenance.json"
     for wrong, words in (
-        ({"train-provenance": tutorial / "adapter.provenance.json"}, "tell of different adapters: run predict again"),
-        ({"predictions": base}, f"{base} is not the result that"),
+        ({"train-provenance": other}, f"{files['predictions']}: is of another adapter than {other} tells of."),
+        ({"predictions": base}, f"{base}: is not the result that {told} tells of."),
+        ({"predictions": empty}, f"{empty}: is not the result that {told} tells of."),
+        ({"test": shorter}, f"{shorter}: is not the test that {told} tells of."),
     ):
         options = [argument for name, path in (files | wrong).items() for argument in (f"--{name}", path)]
         outputs = "--provenance", tmp_path / "provenance.json", "--output", tmp_path / "metrics.json"
         task = "--labels", *LABELS, "--gold", "final_decision", "--label", "final_decision"
         done = run_script("evaluate.py", *options, *task, *outputs, check=False)
-        assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
-        assert not list(tmp_path.iterdir())
+        remedy = "Remove it and run Snakemake again, which makes it anew."
+        assert (done.returncode, done.stderr) == (1, f"{words} {remedy}\n")
+        assert list(tmp_path.iterdir()) == [empty.parent]
 
 
 def losses(chain, run):

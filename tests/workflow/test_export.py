@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -311,6 +312,28 @@ def test_all_targets_are_exported(exported):
         assert "pubmed" not in (exported / "results/runs" / file).read_text().lower()  # the trials are simulated
     again = snakemake(exported, "export", "--configfile", "chain.yaml")
     assert "Nothing to be done" in again.stdout
+    for name in "adapter_config.json", "adapter_model.safetensors":  # as a disk is purged, with the card left
+        file = exported / "results/runs/lora/fold0/seed0/peft" / name
+        content = file.read_bytes()
+        file.unlink()
+        again = snakemake(exported, "export", "--configfile", "chain.yaml")
+        assert again.returncode == 0 and file.read_bytes() == content, again.stdout
+
+
+def test_no_adapter_goes_out_without_its_tokenizer(exported, tmp_path):
+    """Of a snapshot that was purged in part."""
+    adapter, snapshot = exported / "results/runs/lora/fold0/seed0/adapter.nemo", tmp_path / "hf"
+    shutil.copytree(exported / "resources/hf/tiny", snapshot)
+    files = "--adapter", adapter, "--snapshot", snapshot, "--output-dir", tmp_path / "peft"
+    for damage, what in (
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "has other bytes than were fetched"),
+        (lambda file: file.unlink(), "is missing"),
+    ):
+        damage(snapshot / "tokenizer.model")
+        done = run_script("export_adapter.py", *files, check=False)
+        remedy = f"Remove {snapshot}/manifest.json and run Snakemake again, which fetches it."
+        assert (done.returncode, done.stderr) == (1, f"{snapshot}/tokenizer.model: {what}. {remedy}\n")
+        assert not (tmp_path / "peft").exists()
 
 
 def test_lines_of_the_card(exported, answers, monkeypatch, capsys):
@@ -349,10 +372,95 @@ def test_ask(exported, answers, tmp_path):
     assert (refused.returncode, refused.stderr) == (1, f"{tmp_path}: {what}\n")
 
 
+def config_of(directory, **changes):
+    write_json(directory / CONFIG, read_json(directory / CONFIG) | changes)
+
+
+def cut(file):
+    """In the place of a link, of which a fetched shard may be one."""
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[: len(content) // 2])
+
+
+CONFIG, WEIGHTS, SHARD = "adapter_config.json", "adapter_model.safetensors", "model-00002-of-00003.safetensors"
+EXPORT = "run `snakemake export` again."
+BROKEN = {  # what became of copies of peft/ and its base, and what is said
+    "weights cut off": (lambda peft, base: cut(peft / WEIGHTS), f"peft/{WEIGHTS}: no whole safe", f"it and {EXPORT}"),
+    "shard cut off": (lambda peft, base: cut(base / SHARD), f"base/{SHARD}: no whole", "base/manifest.json and run Sn"),
+    "shard cut off elsewhere": (
+        lambda peft, base: cut(base / SHARD) or (base / "manifest.json").unlink(),
+        f"base/{SHARD}: no whole safetensors file",
+        ". Fetch it again.",
+    ),
+    "shard gone": (
+        lambda peft, base: (base / SHARD).unlink(),
+        "base: no base model, neither there, seen from ",
+        f"no file named {SHARD}",
+    ),
+    "configuration empty": (
+        lambda peft, base: (peft / CONFIG).write_text(""),
+        f"peft/{CONFIG}: is damaged, it",
+        EXPORT,
+    ),
+    "configuration {}": (lambda peft, base: (peft / CONFIG).write_text("{}"), f"peft/{CONFIG}: is damaged, it", EXPORT),
+    "configuration []": (lambda peft, base: (peft / CONFIG).write_text("[]"), f"peft/{CONFIG}: is damaged, it", EXPORT),
+    "of a new kind": (
+        lambda peft, base: config_of(peft, peft_type="NEW"),
+        "peft: transformers ",
+        f"Remove peft/{CONFIG} and {EXPORT}",
+    ),
+    "no tokenizer.model": (
+        lambda peft, base: (peft / "tokenizer.model").unlink(),
+        "peft: holds no whole tokenizer (",
+        f"Remove peft/{CONFIG} and {EXPORT}",
+    ),
+    "no tokenizer": (
+        lambda peft, base: [file.unlink() for file in peft.glob("tokenizer*")],
+        "peft: holds no whole tokenizer (",
+        f"Remove peft/{CONFIG} and {EXPORT}",
+    ),
+}
+
+
+def test_ask_says_in_a_sentence_what_is_broken(exported, tmp_path, monkeypatch, capsys):
+    """In this process: imports take longest."""
+    monkeypatch.chdir(tmp_path)
+    for how, (damage, begin, remedy) in BROKEN.items():
+        shutil.copytree(exported / "results/runs/lora/fold0/seed0/peft", "peft")
+        shutil.copytree(exported / "resources/hf/tiny", "base")  # what its links lead to
+        config_of(Path("peft"), base_model_name_or_path="base")
+        damage(Path("peft"), Path("base"))
+        monkeypatch.setattr(sys, "argv", ["ask.py", "peft", "Is it so?"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(ROOT / "workflow/tools/ask.py", run_name="__main__")
+        said = str(ended.value.code)
+        assert said.startswith(begin) and remedy in said and "\n" not in said and len(said) < 600, (how, said)
+        shutil.rmtree("peft"), shutil.rmtree("base")
+
+
+def test_prompts_that_are_none(tmp_path):
+    write_json(tmp_path / CONFIG, {"base_model_name_or_path": "somewhere/else"})
+    (tmp_path / WEIGHTS).touch()
+    command = [sys.executable, ROOT / "workflow/tools/ask.py", tmp_path]
+    for arguments, given, words in (
+        ([], b"", "The prompt is empty. Write it after the directory, or give it on standard input.\n"),
+        ([""], b"\n", "The prompt is empty. Write it after the directory, or give it on standard input.\n"),
+        (
+            [],
+            "感想".encode("shift_jis"),
+            "The prompt is not in UTF-8. Convert it, as by iconv -f SHIFT_JIS -t UTF-8.\n",
+        ),
+        ([b"\xff"], b"", "The prompt is not in UTF-8. Convert it, as by iconv -f SHIFT_JIS -t UTF-8.\n"),
+    ):
+        done = subprocess.run([*command, *arguments], input=given, capture_output=True)
+        assert (done.returncode, done.stderr.decode()) == (1, words)
+
+
 def test_an_empty_answer_asks_for_the_prompts_form(tmp_path, monkeypatch, capsys):
     """Of a model that ends each answer at once."""
-    for file in "adapter_config.json", "adapter_model.safetensors":
-        (tmp_path / file).touch()
+    write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "somewhere/else"})
+    save_file({}, tmp_path / "adapter_model.safetensors")
     tokenizer = Mock(return_value=SimpleNamespace(input_ids=[5, 6]), decode=lambda ids, **_: "x" * len(ids))
     model = SimpleNamespace(device="cpu", generate=lambda input_ids, **_: input_ids)
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda _: tokenizer)

@@ -2,7 +2,7 @@
 snakemake results/answers/lora/questions.tsv
 
 In:   `test:` of the data set, results/base/{model}/, results/runs/{run}/fold{fold}/seed{seed}/adapter.nemo
-Out:  results/data/{dataset}/questions.jsonl
+Out:  results/data/{dataset}/questions.jsonl and its .provenance.json
       results/answers/{run}/fold{fold}/seed{seed}/{dataset}/predictions.jsonl and its .provenance.json
       results/answers/{run}/{dataset}.tsv of all folds and seeds, results/answers/{run}/fold{fold}/seed{seed}/{dataset}.tsv
       of one
@@ -12,7 +12,8 @@ Out:  results/data/{dataset}/questions.jsonl
 rule read_questions:
     """Writes prompts from the user's file of questions, line by line. They may be larger than memory."""
     output:
-        ensure("<results>/data/{dataset}/questions.jsonl", non_empty=True),
+        questions=ensure("<results>/data/{dataset}/questions.jsonl", non_empty=True),
+        provenance="<results>/data/{dataset}/questions.provenance.json",
     log:
         "<logs>/read_questions/{dataset}.log",
     wildcard_constraints:
@@ -28,7 +29,8 @@ rule read_questions:
         drawn=flags("dataset", "truncate", "sample", "seed"),
         columns=data_sets.columns(),
     shell:
-        "python {params.script:q} {params.file} {params.drawn} --columns {params.columns} --output {output:q} &> {log:q}"
+        "python {params.script:q} {params.file} {params.drawn} --columns {params.columns}"
+        " --output {output.questions:q} &> {log:q}"
 
 
 use rule predict as predict_questions with:
@@ -53,6 +55,14 @@ rule write_answers:
     """Writes the table of answers, of one model or of all models of the run together."""
     input:
         predictions=questions.predictions(),
+        provenance=lambda w: [f"{file[:-6]}.provenance.json" for file in questions.predictions()(w)],
+        adapters=lambda w: [
+            file.replace("/answers/", "/runs/", 1).removesuffix(f"{w.dataset}/predictions.jsonl") + found
+            for file in questions.predictions()(w)
+            for found in filter(None, [of_trained("adapter.provenance.json")(w)])
+        ],
+        questions="<results>/data/{dataset}/questions.jsonl",
+        questions_provenance="<results>/data/{dataset}/questions.provenance.json",
     output:
         "<results>/answers/{run}/{one}{dataset}.tsv",
     log:
@@ -65,4 +75,5 @@ rule write_answers:
         script=script("write_answers"),
         code=code("write_answers"),
     shell:
-        "python {params.script:q} --predictions {input.predictions:q} --output {output:q} &> {log:q}"
+        "python {params.script:q} --predictions {input.predictions:q} --train-provenance {input.adapters:q}"
+        " --questions {input.questions:q} --output {output:q} &> {log:q}"

@@ -10,6 +10,8 @@ rule export:
     """Exports the adapters of all targets that were trained here, each with its model card."""
     input:
         of_targets("peft/README.md", trained=True),
+        of_targets("peft/adapter_config.json", trained=True),
+        of_targets("peft/adapter_model.safetensors", trained=True),
 
 
 rule export_adapter:

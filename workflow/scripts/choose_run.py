@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from common.ending import run
-from common.files import read_json, replacing, write_json
+from common.files import read_json, refuse_broken, replacing, sha256, write_json
 
 
 def main():
@@ -41,10 +41,13 @@ def main():
     run = min(means, key=means.get)
     model = (run, f"fold{args.fold}", f"seed{args.seed}")
     provenance = next(file for file in args.provenance if file.parts[-4:-1] == model)
+    adapter, recorded = provenance.with_name("adapter.nemo"), read_json(provenance)
+    if not adapter.is_file() or recorded["sha256"].get("result") != sha256(adapter):  # else the copy would be blamed
+        refuse_broken(adapter, f"is not the adapter that {provenance.name} tells of")
     with replacing(args.output) as partial:
-        shutil.copyfile(provenance.with_name("adapter.nemo"), partial)
+        shutil.copyfile(adapter, partial)
     chosen = {"run": run, "validation_losses": means}
-    write_json(args.output.with_suffix(".provenance.json"), read_json(provenance) | {"chosen": chosen}, indent=1)
+    write_json(args.output.with_suffix(".provenance.json"), recorded | {"chosen": chosen}, indent=1)
     print(f"{args.output}: of {', '.join(f'{run} ({mean:.5f})' for run, mean in means.items())} chose {run}")
 
 

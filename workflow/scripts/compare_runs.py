@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 from common.ending import run
-from common.files import read_json, replacing, write_json
+from common.files import read_json, refuse_broken, replacing, write_json
 from common.pubmedqa import is_official
 from evaluation.lines import reference_lines, run_lines
 from evaluation.significance import RESAMPLES, SEED, compare
@@ -31,6 +31,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 PUBLISHED = Path(__file__).parent / "../report/published.yaml"  # figures to stand beside
+
+
+def refuse_copied(file, metrics):
+    """Exits where …/{run}/fold{fold}/seed{seed}/metrics.json is of another model: it would stand in for that one."""
+    own = [metrics["run"], *(f"{key}{metrics.get(key)}" for key in ("fold", "seed"))]
+    if file.match("*/fold[0-9]/seed*/*") and list(file.parts[-4:-1]) != own:
+        refuse_broken(file, f"is of another model, {'/'.join(own)}, as a copy is")
 
 
 def single(line):
@@ -74,6 +81,7 @@ def main():
     runs, of_dataset = {}, {}
     for file in args.metrics:
         metrics = read_json(file, "run", "dataset", "answers")
+        refuse_copied(file, metrics)
         runs.setdefault(metrics["run"], []).append(metrics)
         other, first = of_dataset.setdefault(metrics["dataset"], (file, metrics))
         if metrics["answers"].keys() != first["answers"].keys():

@@ -16,9 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common.ending import run
-from common.files import read_json, read_jsonl, write_json
+from common.files import read_json, read_jsonl, refuse_broken, sha256, write_json
 from common.items import id_of
-from common.provenance import check, describe
+from common.provenance import describe
 from evaluation.answers import Task, has_answer, read_labels, refuse_what_does_not_fit
 from evaluation.metrics import MALFORMED, METRICS, TEXT_METRICS, calibration, figures
 from evaluation.text_metrics import FREE_TEXT_METRICS, text_figures
@@ -72,16 +72,18 @@ def evaluate(predictions, test, items, task, label="", label_tokens=None):
 
 
 def join_provenance(train, predict, predictions, test):
-    """{step: its provenance} of the files `train` (or None; train_lora's or import_adapter's) and `predict`. ValueError
-    where they don't fit together."""
+    """{step: its provenance} of the files `train` (or None; train_lora's or import_adapter's) and `predict`. Exits
+    where they don't fit together, and names the file by whose removal all that may be wrong is made anew."""
     steps = {"predict": read_json(predict, "sha256")}
-    check(predict, steps["predict"], result=predictions, test=test)
+    for name, file in {"result": predictions, "test": test}.items():
+        if steps["predict"]["sha256"].get(name) != sha256(file):
+            refuse_broken(file, f"is not the {name} that {predict} tells of")
     if train:
         tuned = read_json(train, "sha256")
         steps = {"import_adapter" if "imported" in tuned else "train_lora": tuned, **steps}
         for made, used in ("result", "adapter"), ("base", "base"):
             if tuned["sha256"][made] != steps["predict"]["sha256"].get(used):
-                raise ValueError(f"{predict} and {train} tell of different {used}s: run predict again")
+                refuse_broken(predictions, f"is of another {used} than {train} tells of")
     return steps
 
 
@@ -102,8 +104,8 @@ def main():
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
     predictions, test, items = read_jsonl(args.predictions), read_jsonl(args.test), read_json(args.test_items)
+    steps = join_provenance(args.train_provenance, args.predict_provenance, args.predictions, args.test)
     try:
-        steps = join_provenance(args.train_provenance, args.predict_provenance, args.predictions, args.test)
         task = Task(args.gold, args.labels, args.human)
         metrics = evaluate(predictions, test, items, task, args.label, steps["predict"].get("label_tokens"))
     except ValueError as error:

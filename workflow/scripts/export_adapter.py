@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from common.chat import FILE as CHAT_TEMPLATE
 from common.ending import run
-from common.files import replacing, write_json
+from common.files import replacing, sha256, write_json
 from model_formats.lora import by_module, peft_config
 from model_formats.manifest import snapshot_files
 from model_formats.snapshot import Snapshot
@@ -28,6 +28,15 @@ TOKENIZER = ("tokenizer", "special_tokens_map.", "vocab.", "merges.")  # how its
 
 def tokenizer_files(directory):
     return [file for file in snapshot_files(directory) if file.name.startswith(TOKENIZER)]
+
+
+def refuse_damaged_tokenizer(directory, files):
+    """Exits where a tokenizer's file is not as the snapshot's manifest, {name: {"sha256", …}}, has it: it is copied."""
+    for name in filter(lambda name: name.startswith(TOKENIZER), files):
+        file = directory / name
+        if not file.is_file() or sha256(file) != files[name]["sha256"]:
+            what = "has other bytes than were fetched" if file.is_file() else "is missing"
+            sys.exit(f"{file}: {what}. Remove {directory / 'manifest.json'} and run Snakemake again, which fetches it.")
 
 
 def main():
@@ -45,6 +54,7 @@ def main():
     if not (manifest := snapshot.manifest()):
         sys.exit(f"{args.snapshot}: holds no manifest.json, as download_model writes it.")
     base, revision = manifest["source"], manifest["revision"]
+    refuse_damaged_tokenizer(args.snapshot, manifest["files"])
     if revision is None:  # not from the Hub
         base = str(args.snapshot)
     config, modules = by_module(args.adapter, snapshot)

@@ -2,6 +2,7 @@
 
 Line by line: the file may be larger than memory, but for .json. What is wrong is said with file and line. Answers
 in it are left out. Where a column may be shortened, "truncate" says from where to where in the input its text goes.
+The checksum of what is written is put beside it: a line that is lost later would be a question that nobody answers.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from common.ending import run
-from common.files import write_jsonl
+from common.files import sha256, write_json, write_jsonl
 from common.template import place_of
 from common.user_files.items import CheckedRows, OnDisk
 from common.user_files.reading import rows
@@ -25,15 +26,27 @@ def draw(read, size, seed):
     return set(random.Random(seed).sample(range(there), size))
 
 
+def columns_of(text):
+    """--columns, checked."""
+    try:
+        columns = json.loads(text)
+    except ValueError:
+        columns = None
+    if not isinstance(columns, dict) or not columns.keys() >= {"prompt", "answer"}:
+        wanted = '{"prompt": template, "answer": column}'
+        raise argparse.ArgumentTypeError(f"{text} is not of the form {wanted}, of which both keys are needed")
+    return columns
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--test", required=True, type=Path, help="the file")
     help = 'JSON: {"prompt": template, "answer": column, "id": column, "labels": […]}, the last two where there are any'
-    parser.add_argument("--columns", required=True, type=json.loads, help=help)
+    parser.add_argument("--columns", required=True, type=columns_of, help=help)
     parser.add_argument("--truncate", help="the column that may be shortened")
     parser.add_argument("--sample", type=int, help="so many of the questions; all without it")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=Path, help="JSON Lines; beside them their .provenance.json")
     args = parser.parse_args()
     read = CheckedRows(args.test, args.columns, answers_needed=False, mapping=OnDisk)
 
@@ -47,6 +60,7 @@ def main():
         write_jsonl(args.output, questions(draw(read, args.sample, args.seed) if args.sample else None))
     except (ValueError, OSError) as error:
         sys.exit(f"{error}.")
+    write_json(args.output.with_suffix(".provenance.json"), {"sha256": {"result": sha256(args.output)}}, indent=1)
     print(f"{args.output}: questions of {args.test}")
 
 

@@ -4,6 +4,7 @@ answer and, of a closed set of labels, probability_{label}.
 The probability is among the labels, of several models their mean, and the answer the label with the highest one, as in
 the report's ensembles. Free text is of one model. A field with a tab, a quotation mark or a line break is in quotation
 marks, as csv and pandas read it. Line by line: the files may be larger than memory.
+Each question has its answer: the files are compared with the checksums that the steps before recorded beside them.
 """
 
 import argparse
@@ -13,11 +14,32 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from common.ending import run
-from common.files import replacing, rows_of
+from common.files import read_json, refuse_broken, replacing, rows_of, sha256
 from common.items import id_of
 from scipy.special import softmax
 
 PART = 4096  # items that are in memory at once
+
+
+def sums_of(file):
+    """What was recorded beside a file: {name: sha256}, its own as `result`. Exits where it is another one by now."""
+    recorded = file.with_suffix(".provenance.json")
+    sums = read_json(recorded, "sha256")["sha256"]
+    if sums.get("result") != sha256(file):
+        refuse_broken(file, f"is not the result that {recorded.name} tells of")
+    return sums
+
+
+def check(predictions, questions, trained):
+    """Exits where predictions are not of these questions, or not by the adapters, of whose training `trained` tell; []:
+    the base alone."""
+    asked = sums_of(questions)["result"]
+    for file, provenance in zip_longest(predictions, trained):
+        sums = sums_of(file)
+        if sums.get("test") != asked:
+            refuse_broken(file, f"is of other questions than {questions}")
+        if sums.get("adapter") != (provenance and read_json(provenance, "sha256")["sha256"].get("result")):
+            refuse_broken(file, f"is of another adapter than {provenance or 'none'}, as a copy is")
 
 
 def line(fields):
@@ -52,10 +74,17 @@ def table(files):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    help = "written by predict.py, one a model, of the same items"
+    help = "written by predict.py, one a model, of the same items; beside each lies its .provenance.json"
     parser.add_argument("--predictions", required=True, nargs="+", type=Path, help=help)
+    help = "written by read_questions.py; beside them lies their .provenance.json"
+    parser.add_argument("--questions", required=True, type=Path, help=help)
+    help = "beside the adapter.nemo of each model, in their order; none: the base"
+    parser.add_argument("--train-provenance", nargs="*", default=[], type=Path, help=help)
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
+    if len(args.train_provenance) not in (0, len(args.predictions)):
+        parser.error("--train-provenance: give one for each of --predictions, or none")
+    check(args.predictions, args.questions, args.train_provenance)
     try:
         with replacing(args.output) as partial, open(partial, "w", encoding="utf-8") as file:
             file.writelines(table(args.predictions))

@@ -6,17 +6,18 @@ input gives the same file.
 
 import argparse
 import csv
+import io
 import json
 from pathlib import Path
 
 import yaml
 from common.ending import run
-from common.files import read_json, read_jsonl, replacing
+from common.files import read_json, read_jsonl, refuse_broken, replacing
 from common.items import id_of
 from common.pubmedqa import is_official
 from evaluation.facts import costs, provenance, settings, shortened, show
 from evaluation.pictures import draw
-from evaluation.table import HEADINGS
+from evaluation.table import HEADINGS, tabulate
 from evaluation.text_metrics import MAIN
 from evaluation.words import FILES, Words
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -39,10 +40,13 @@ class Model:
         return {id_of(row): row for row in read_jsonl(self.file.with_name("predictions.jsonl"))}
 
 
-def read_table(file):
-    """accuracy.tsv as {(data set, run): {column: cell}}."""
-    with open(file, encoding="utf-8", newline="") as lines:
-        return {(row["dataset"], row["run"]): row for row in csv.DictReader(lines, delimiter="\t")}
+def read_table(file, result):
+    """accuracy.tsv as {(data set, run): {column: cell}}. Exits where it is not the table of `result`, accuracy.json."""
+    table = tabulate(result["references"] + result["runs"], result["comparisons"]).to_csv(sep="\t", index=False)
+    if file.read_bytes() != table.encode():
+        refuse_broken(file, "is not the table of accuracy.json, with which it was written")
+    rows = csv.DictReader(io.StringIO(table, newline=""), delimiter="\t")
+    return {(row["dataset"], row["run"]): row for row in rows}
 
 
 def main_figure(line):
@@ -121,7 +125,8 @@ def main():
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
 
-    result, cells = read_json(args.json, "references", "runs", "comparisons"), read_table(args.table)
+    result = read_json(args.json, "references", "runs", "comparisons")
+    cells = read_table(args.table, result)
     items = {file.parts[-3]: read_json(file) for file in args.test_items}
     words = Words(args.language)
     headings = {key: words.name(heading) for key, heading in HEADINGS.items()}

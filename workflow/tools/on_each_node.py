@@ -3,6 +3,7 @@ launcher, waits for the other nodes, and runs the command, with a torchrun of al
 SIGINT, SIGTERM and the launcher's word are one SIGTERM to the command. If the launcher is gone, the command is killed.
 """
 
+import argparse
 import json
 import os
 import select
@@ -14,6 +15,7 @@ from stop_after_step import SIGNALS, start
 
 ROLL_CALL = 300  # seconds in which all nodes must have reported, and then have met in torchrun
 BEAT = 0.5  # seconds between two signs of life
+NEEDED = "SLURMD_NODENAME", "SLURM_PROCID", "SLURM_LAUNCH_NODE_IPADDR", "ROLL_CALL_TOKEN"
 OF_TASK = "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"  # by which ranks would take themselves for SLURM's tasks
 
 
@@ -26,8 +28,21 @@ def of_all_nodes(command, launch, number):
     return [*command[:place], *map(str, rendezvous), *command[place + 1 :]]
 
 
+def read_arguments():
+    """(port, command). Exits where it is called by hand."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int, help="the launcher's")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="with torchrun's --standalone in it")
+    args = parser.parse_args()
+    if "--standalone" not in args.command:
+        parser.error("the command has no --standalone, in whose place a torchrun of all nodes comes")
+    if missing := [name for name in NEEDED if name not in os.environ]:
+        parser.error(f"{missing[0]} is not set: run_on_nodes.py starts this, by srun")
+    return args.port, args.command
+
+
 def main():
-    port, command = int(sys.argv[1]), sys.argv[2:]
+    port, command = read_arguments()
     name, number = os.environ["SLURMD_NODENAME"], os.environ["SLURM_PROCID"]
     launcher = os.environ["SLURM_LAUNCH_NODE_IPADDR"], port  # that srun's node has for SLURM, too
     try:
