@@ -395,8 +395,8 @@ BROKEN = {  # what became of copies of peft/ and its base, and what is said
     ),
     "shard gone": (
         lambda peft, base: (base / SHARD).unlink(),
-        "base: no base model, neither there, seen from ",
-        f"no file named {SHARD}",
+        f"base: the base model is not whole (No such file or directory: base/{SHARD}). ",
+        "Remove base/manifest.json and run Snakemake again.",
     ),
     "configuration empty": (
         lambda peft, base: (peft / CONFIG).write_text(""),

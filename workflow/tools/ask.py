@@ -67,9 +67,9 @@ def load(directory, base):
     again = "run `snakemake export` again"
     refuse_damaged_weights(directory / WEIGHTS, f"Remove it and {again}")
     manifest = Path(base, "manifest.json")  # of a snapshot of the workflow's
-    remedy = f"Remove {manifest} and run Snakemake again" if manifest.is_file() else "Fetch it again"
+    fetch = f"Remove {manifest} and run Snakemake again" if manifest.is_file() else "Fetch it again"
     for file in sorted(Path(base).glob("model*.safetensors")):  # none where it is on the Hub
-        refuse_damaged_weights(file, remedy)
+        refuse_damaged_weights(file, fetch)
     transformers.logging.set_verbosity_error()
     remedy = f"Remove {directory / CONFIG} and {again}"
     try:
@@ -80,6 +80,8 @@ def load(directory, base):
     try:
         return tokenizer, peft.AutoPeftModelForCausalLM.from_pretrained(directory, **options)
     except OSError as error:
+        if Path(base).is_dir():
+            sys.exit(f"{base}: the base model is not whole ({in_a_line(error)}). {fetch}.")
         nowhere = f"no base model, neither there, seen from {Path.cwd()}, nor on the Hugging Face Hub"
         sys.exit(f"{base}: {nowhere}. Ask in the directory where it was trained. ({str(error).splitlines()[0]})")
     except Exception as error:  # of many kinds
