@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from common.files import sha256, size_of
-from common.lock import gone, read, wait_for_heartbeat
+from common.lock import gone, holder_of, read, wait_for_heartbeat
 
 
 def find(directory):
@@ -56,7 +56,7 @@ def describe(training):
 def is_at_work(training):
     """Is there a process that trains beside it, as far as its lock's heartbeat tells?"""
     lock = training.parent.with_name("training.lock")
-    if (content := read(lock)) is None or gone(json.loads(content or "{}")):
+    if (content := read(lock)) is None or gone(holder_of(content)):
         return False
     return wait_for_heartbeat(lock, content) != content
 
