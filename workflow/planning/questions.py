@@ -11,6 +11,7 @@ from .datasets import flag, folds_of, labels_of
 from .own_files import check_file, check_items, is_large
 from .speed import quickly
 from .sweeps import unknown
+from .table import ADAPTED
 from .targets import below
 
 
@@ -94,11 +95,26 @@ class Questions:
 
         return quickly(of_job)
 
-    def predictions(self):
-        """The paths of the predictions of {one} model or, where that is empty, of all of the run."""
+    def models(self, wildcards):
+        """The {one} model or, where that is empty, all of the run."""
+        return [wildcards.one] if wildcards.one else models_of(self.config["runs"][wildcards.run])
+
+    def predictions(self, name="predictions.jsonl"):
+        """The paths of these models' predictions, or of a file beside them."""
 
         def of_job(wildcards):
-            models = [wildcards.one] if wildcards.one else models_of(self.config["runs"][wildcards.run])
-            return [f"<results>/answers/{wildcards.run}/{one}{wildcards.dataset}/predictions.jsonl" for one in models]
+            directory = f"<results>/answers/{wildcards.run}"
+            return [f"{directory}/{one}{wildcards.dataset}/{name}" for one in self.models(wildcards)]
+
+        return quickly(of_job)
+
+    def adapters(self):
+        """The paths of what is recorded of these models' adapters; none of the base."""
+
+        def of_job(wildcards):
+            if self.config["runs"][wildcards.run].keys().isdisjoint(ADAPTED):
+                return []
+            directory = f"<results>/runs/{wildcards.run}"
+            return [f"{directory}/{one}adapter.provenance.json" for one in self.models(wildcards)]
 
         return quickly(of_job)

@@ -55,12 +55,8 @@ rule write_answers:
     """Writes the table of answers, of one model or of all models of the run together."""
     input:
         predictions=questions.predictions(),
-        provenance=lambda w: [f"{file[:-6]}.provenance.json" for file in questions.predictions()(w)],
-        adapters=lambda w: [
-            file.replace("/answers/", "/runs/", 1).removesuffix(f"{w.dataset}/predictions.jsonl") + found
-            for file in questions.predictions()(w)
-            for found in filter(None, [of_trained("adapter.provenance.json")(w)])
-        ],
+        provenance=questions.predictions("predictions.provenance.json"),
+        adapters=questions.adapters(),
         questions="<results>/data/{dataset}/questions.jsonl",
         questions_provenance="<results>/data/{dataset}/questions.provenance.json",
     output:

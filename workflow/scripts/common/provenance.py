@@ -66,10 +66,3 @@ def record(result, settings, files, **more):
     files = with_base_files(files) | {"result": result}
     description = describe(settings, files) | {"gpus": names, "peak_gpu_memory_mb": peak, **more}
     write_json(Path(result).with_suffix(".provenance.json"), description, indent=1)
-
-
-def check(file, description, **files):
-    """ValueError where one of files, {name: path}, is not the one that the description, read from `file`, names."""
-    for name, path in files.items():
-        if sha256(path) != description["sha256"].get(name):
-            raise ValueError(f"{path} is not the {name} that {file} tells of: one of them was changed or is left over")
