@@ -3,9 +3,10 @@
 import re
 import resource
 import shutil
+from contextlib import contextmanager
 
 import pytest
-from helpers import copy_workflow, snakemake, write_snapshot
+from helpers import copy_workflow, snakemake
 
 MISTAKES = {  # of each kind one: tests/unit/test_config.py has them all
     "target: [lora]": "mine.yaml: target: no such key; is it targets?",
@@ -106,17 +107,27 @@ def test_what_snakemake_would_stumble_over(workflow, tmp_path):
     assert said(clone, "--dry-run") == [f"config/config.yaml, line 2: {words}"]
 
 
+@contextmanager
+def small_files():
+    """What is started here can write no file of more than 100 kB."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
 def test_failed_job(workflow):
     """Its last lines are one sentence that names it and its log."""
-    own = workflow / "resources/hf/x"
-    own.parent.mkdir(parents=True)
-    write_snapshot(own)
-    (workflow / "mine.yaml").write_text("models: {x: {snapshot: resources/hf/x}}")
-    done = snakemake(workflow, "resources/hf/x/manifest.json", "--configfile", "mine.yaml")
-    assert "download_model (model=x): failed. See logs/download_model/x.log." in done.stdout.splitlines()
-    assert "resources/hf/x is where the workflow keeps its own files" in done.stdout and done.returncode == 1
-    job = "--target-jobs", "download_model:model=x", "--mode", "remote", "--nolock", "--configfile", "mine.yaml"
-    assert "failed. See" not in snakemake(workflow, *job).stdout  # on a cluster this is a job's log
+    (workflow / "mine.yaml").write_text("{image: null, accelerator: cpu, datasets: {trials: {simulate: 0}}}")
+    with small_files():
+        done = snakemake(workflow, "resources/data/trials/ori_pqal.json", "--configfile", "mine.yaml")
+        job = "--target-jobs", "simulate_trials:dataset=trials", "--mode", "remote", "--nolock"
+        of_job = snakemake(workflow, *job, "--configfile", "mine.yaml")
+    assert "simulate_trials (dataset=trials): failed. See logs/simulate_trials/trials.log." in done.stdout.splitlines()
+    assert "File too large" in done.stdout and done.returncode == 1
+    assert of_job.returncode == 1 and "failed. See" not in of_job.stdout  # on a cluster this is a job's log
 
 
 def test_lost_records_are_told_of_before_the_jobs(workflow, tmp_path):
@@ -183,12 +194,8 @@ def test_what_failed_is_repeated(workflow, tmp_path):
     first = file.read_bytes()
     mine.write_text(settings.replace("simulate: 0", "simulate: 1"))
     for _ in range(2):
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))  # bytes of a file, for what is started from here
-        try:
+        with small_files():
             failed = snakemake(copy, made, "--configfile", "mine.yaml")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         assert failed.returncode == 1 and "simulate_trials (dataset=trials): failed" in failed.stdout
         assert file.read_bytes() == first
     assert snakemake(copy, made, "--configfile", "mine.yaml").returncode == 0
