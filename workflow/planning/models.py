@@ -11,7 +11,7 @@ from ..scripts.model_formats.manifest import belongs, counts, other_weights, sha
 from . import Problem, places
 from .machine import shapes
 
-TOKENIZER = {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}  # of tokenizer*, those that are read
+TOKENIZER = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")  # of tokenizer*, those that are read
 
 
 def is_package(name):
