@@ -39,6 +39,19 @@ def test_how_much_is_lacking(disk):
     )
 
 
+def test_what_a_killed_process_had_begun_goes(tmp_path):
+    """Of the same result, and only where nobody has written to it for a while."""
+    left, other, young = (tmp_path / f".{name}.partial" for name in ("result.1", "other.1", "result.2"))
+    for file in left, other, young:
+        file.touch()
+    for file in left, other:
+        os.utime(file, (1, 1))
+    write_json(tmp_path / "result", 1)
+    assert not left.exists() and other.exists() and young.exists()
+    write_json(tmp_path / "other", 1)
+    assert not other.exists()
+
+
 def packed(path):
     with replacing(path) as partial, tarfile.open(partial, "w") as tar:
         tar.add(Path(torch.__file__).parent / "lib/libtorch_python.so")

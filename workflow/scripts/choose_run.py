@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from common.ending import run
-from common.files import read_json, refuse_broken, replacing, sha256, write_json
+from common.files import read_json, refuse_unlike, replacing, write_json
 
 
 def main():
@@ -42,8 +42,8 @@ def main():
     model = (run, f"fold{args.fold}", f"seed{args.seed}")
     provenance = next(file for file in args.provenance if file.parts[-4:-1] == model)
     adapter, recorded = provenance.with_name("adapter.nemo"), read_json(provenance)
-    if not adapter.is_file() or recorded["sha256"].get("result") != sha256(adapter):  # else the copy would be blamed
-        refuse_broken(adapter, f"is not the adapter that {provenance.name} tells of")
+    known = recorded["sha256"].get("result")
+    refuse_unlike(adapter, known, f"the adapter that {provenance.name} tells of")  # else the copy would be blamed
     with replacing(args.output) as partial:
         shutil.copyfile(adapter, partial)
     chosen = {"run": run, "validation_losses": means}

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common.ending import run
-from common.files import read_json, read_jsonl, refuse_broken, sha256, write_json
+from common.files import read_json, read_jsonl, refuse_broken, refuse_unlike, write_json
 from common.items import id_of
 from common.provenance import describe
 from evaluation.answers import Task, has_answer, read_labels, refuse_what_does_not_fit
@@ -76,8 +76,7 @@ def join_provenance(train, predict, predictions, test):
     where they don't fit together, and names the file by whose removal all that may be wrong is made anew."""
     steps = {"predict": read_json(predict, "sha256")}
     for name, file in {"result": predictions, "test": test}.items():
-        if steps["predict"]["sha256"].get(name) != sha256(file):
-            refuse_broken(file, f"is not the {name} that {predict} tells of")
+        refuse_unlike(file, steps["predict"]["sha256"].get(name), f"the {name} that {predict} tells of")
     if train:
         tuned = read_json(train, "sha256")
         steps = {"import_adapter" if "imported" in tuned else "train_lora": tuned, **steps}

@@ -14,7 +14,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from common.ending import run
-from common.files import read_json, refuse_broken, replacing, rows_of, sha256
+from common.files import read_json, refuse_broken, refuse_unlike, replacing, rows_of
 from common.items import id_of
 from scipy.special import softmax
 
@@ -25,8 +25,7 @@ def sums_of(file):
     """What was recorded beside a file: {name: sha256}, its own as `result`. Exits where it is another one by now."""
     recorded = file.with_suffix(".provenance.json")
     sums = read_json(recorded, "sha256")["sha256"]
-    if sums.get("result") != sha256(file):
-        refuse_broken(file, f"is not the result that {recorded.name} tells of")
+    refuse_unlike(file, sums.get("result"), f"the result that {recorded.name} tells of")
     return sums
 
 

@@ -47,7 +47,12 @@ def damage(base, contents):
     return None
 
 
+def convert_again(problem, base):
+    """The sentence on a problem of a converted base."""
+    remedy = f"remove {base / 'model_config.yaml'} and run Snakemake again; finished trainings are kept"
+    return f"{problem}. Convert the model again: {remedy}."
+
+
 def refuse_damaged(base, contents=False):
     if problem := damage(base, contents):
-        remedy = f"remove {base / 'model_config.yaml'} and run Snakemake again; finished trainings are kept"
-        sys.exit(f"{problem}. Convert the model again: {remedy}.")
+        sys.exit(convert_again(problem, base))

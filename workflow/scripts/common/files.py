@@ -1,10 +1,11 @@
 """Small file helpers of the scripts: whole files or none, checksums, JSON Lines. Standard library only."""
 
 import contextlib
-import glob
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -15,6 +16,17 @@ from common.ending import full_disk, is_full
 LEFT = 600  # seconds without a write, after which a file that was being written counts as left by a killed process
 
 
+@functools.lru_cache  # predict writes a file for each of very many batches to one directory
+def left_in(directory):
+    """The files that killed processes had begun there, when this one first asks."""
+    left = []
+    for file in directory.glob(".*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been finished
+            if time.time() - file.stat().st_mtime > LEFT:
+                left.append(file)
+    return left
+
+
 @contextlib.contextmanager
 def replacing(path, size=None):
     """Yields a path beside `path` to write to, and renames it to `path` when the block ends without an error.
@@ -23,10 +35,9 @@ def replacing(path, size=None):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        with contextlib.suppress(FileNotFoundError):  # it has just been finished
-            if time.time() - left.stat().st_mtime > LEFT:
-                left.unlink()
+    for left in left_in(path.parent):
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.partial", left.name):
+            left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -69,6 +80,12 @@ def write_text(path, text):
 def refuse_broken(path, problem):
     """Exits where a file that a step wrote is no longer as that wrote it."""
     sys.exit(f"{path}: {problem}. Remove it and run Snakemake again, which makes it anew.")
+
+
+def refuse_unlike(path, known, what):
+    """Exits where a file, `what` in words, has not the sha256 that is known of it."""
+    if not path.is_file() or sha256(path) != known:
+        refuse_broken(path, f"is not {what}")
 
 
 def read_json(path, *keys):

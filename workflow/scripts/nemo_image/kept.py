@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import yaml
+from common.base_files import convert_again
 from common.files import read_json, replacing, sha256, size_of, write_json, write_jsonl
 from common.later_keys import without_later_keys
 from common.provenance import START, with_base_files
@@ -27,12 +28,6 @@ MANIFEST = "snapshot_manifest_sha256"
 TOOL = Path(__file__).resolve().parents[2] / "tools/trainings.py"
 
 
-def convert_again(file, problem, base):
-    """A sentence on one of a converted base's files."""
-    remedy = f"remove {base / 'model_config.yaml'} and run Snakemake again; finished trainings are kept"
-    return f"{file}: {problem}. Convert the model again: {remedy}."
-
-
 def model_config(base, has_manifest):
     """A base's configuration. Exits where it is empty or cut off. has_manifest: had the snapshot one?"""
     file, config = base / "model_config.yaml", None
@@ -42,7 +37,7 @@ def model_config(base, has_manifest):
     of_convert_model = (base / "manifest.json").is_file()
     cut_off = of_convert_model and not content.endswith(b"\n")
     if cut_off or not isinstance(config, dict) or not config or (has_manifest and MANIFEST not in config):
-        exit_all(convert_again(file, "is damaged", base))
+        exit_all(convert_again(f"{file}: is damaged", base))
     return config
 
 
@@ -62,7 +57,8 @@ def base_by_content(base):
             problem = "is damaged"
     config = model_config(base, bool(snapshot))
     if problem:
-        problem = convert_again(provenance, f"{problem}, by which the trainings of this model are found", base)
+        why = "by which the trainings of this model are found"
+        problem = convert_again(f"{provenance}: {problem}, {why}", base)
     if not snapshot:
         return sha256(base / "model_config.yaml"), problem
     del config[MANIFEST]

@@ -40,6 +40,8 @@ def refuse_marks(prompts, file):
     found = prompts.marks() if isinstance(prompts, Plain) else ()
     for row in rows_of(file) if found else ():
         found = {mark for mark in found if mark in row["input"]}
+        if not found:
+            break
     if found:
         problem = f"{min(found)} in the prompts is one token to transformers and vLLM, but text to NeMo"
         exit_all(f"{file}: {problem}: take it out of prompt:, and write chat_template: true in the run.")
